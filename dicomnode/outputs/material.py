@@ -1,0 +1,141 @@
+"""What a builder of outputs gets, and the names that all builders must agree on.
+
+**Way** `pipeline.process` fills one `Material` for each output that is to be made and hands it to the builder of its kind.
+The builders derive every UID here, so that a report for outside refers to the very de-identified image that leaves beside
+it, and so that working an instance twice gives the same bytes twice.
+
+**Fails** Nothing is raised here.
+
+**Standard** PS3.5 Annex B.2 (derived UIDs), PS3.15 Annex E (what may leave).
+
+**Limits** A pseudonym is as secret as the node's key: who holds the key can try patient IDs until one fits.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from dicomnode import uids
+from dicomnode.records import Findings, Identity, Instance, Output, OutputKind, Route
+
+if TYPE_CHECKING:
+    from dicomnode.image import Coded, Image
+
+#: Manufacturer and model by which every node knows an object that a dicomnode made.
+MAKER = "dicomnode"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What the node is called, in outputs and in secret."""
+
+    #: Device Serial Number (0018,1000) of every output: the mark of this very node.
+    node_id: str
+    ae_title: str
+    #: The node's secret, for pseudonyms and for UIDs that leave; never written anywhere.
+    key: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything that one output is made of."""
+
+    instance: Instance
+    image: Image
+    #: None when there are no pixels, or when redaction holds them; only the SR can be made then.
+    coded: Coded | None
+    route: Route
+    findings: Findings
+    identity: Identity
+    #: Names of peers.
+    destinations: tuple[str, ...]
+    #: ``comprehensive-3d`` | ``comprehensive`` | ``enhanced`` | ``basic-text``
+    sr_class: str
+    node: NodeFacts
+    settings_digest: str
+    #: 0 at first, one more with each rework that a person asked for.
+    generation: int
+    #: Opens the source as received; the reader closes it.
+    open_source: Callable[[], BinaryIO]
+    #: (SOP Class UID, SOP Instance UID) of the same kind of result of the former generation.
+    predecessors: tuple[tuple[str, str], ...] = ()
+
+
+#: Makes one output of one kind.
+Builder = Callable[[Material], Output]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The image that a result speaks of, by the UIDs under which its reader can find it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+def outside_uid(key: bytes, uid: str) -> str:
+    """Derive the UID that stands for ``uid`` outside: always the same, and not to be guessed without the node's key."""
+    return uids.derive("outside", key.hex(), uid)
+
+
+def pseudonym(key: bytes, *parts: str) -> str:
+    """Derive the token that stands for a patient outside from Patient ID and its issuer.
+
+    Returns 16 characters of 80 bits, valid as LO and as PN: ``DN`` and 14 hexadecimal digits would give 56 bits only, so
+    the digits are of base 32.
+    """
+    alphabet = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+    message = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
+    number = int.from_bytes(hmac.digest(key, b"patient" + message, "sha256")[:10], "big")
+    return "".join(alphabet[(number >> shift) & 31] for shift in range(75, -5, -5))
+
+
+def result_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
+    """SOP Instance UID of the result of this kind and class."""
+    return uids.derive(
+        material.instance.sha256,
+        kind,
+        sop_class_uid,
+        material.identity,
+        material.settings_digest,
+        str(material.generation),
+    )
+
+
+def study_uid(material: Material) -> str:
+    """Study Instance UID under which results go: the patient's own inside, a derived one outside."""
+    uid = material.instance.study_instance_uid
+    return uid if material.identity == "kept" else outside_uid(material.node.key, uid)
+
+
+def series_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
+    """Series Instance UID that all results of one kind for one source series share.
+
+    The de-identified image keeps the grouping of its source, one series to one; results outside hang on the derived
+    UID, so that nobody can try whether they belong to a series that he knows.
+    """
+    uid = material.instance.series_instance_uid
+    if material.identity == "removed":
+        uid = outside_uid(material.node.key, uid)
+    return uid if kind == "deidentified" else uids.derive(uid, kind, sop_class_uid, material.identity, material.node.node_id)
+
+
+def reference(material: Material) -> Reference:
+    """Name the image that a result speaks of: the source inside, its de-identified image outside."""
+    instance = material.instance
+    if material.identity == "kept":
+        return Reference(
+            instance.study_instance_uid, instance.series_instance_uid, instance.sop_class_uid, instance.sop_instance_uid
+        )
+    return Reference(
+        study_uid(material),
+        series_uid(material, "deidentified", instance.sop_class_uid),
+        instance.sop_class_uid,
+        result_uid(material, "deidentified", instance.sop_class_uid),
+    )
