@@ -1,0 +1,243 @@
+"""The queue: what is to be done with which instance, and where its outputs go. This module is the protocol.
+
+**Way** The keeper adds instances (`Queue.add`), a worker claims one at a time and ends the claim by exactly one of
+`finish`, `defer`, `hold`, `quarantine` or `duplicate`; the sender claims deliveries and settles each with its `Verdict`.
+A claim counts the attempt when it is taken and names its owner; `reclaim` gives back what dead owners hold. The commands
+of ``dicomnode queue`` use the last group of methods.
+
+**States** instance ``waiting → active → done``, else ``deferred``, ``hold``, ``quarantine``, ``duplicate``, ``own``,
+``dropped``; delivery ``ready → active → delivered``, else ``deferred``, ``hold``, ``expired``, ``dropped``.
+
+**Fails** Ending a claim that is no longer held raises `LeaseLost`; naming what is not there raises `NotFound`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, Protocol
+
+from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
+
+InstanceState = Literal["waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A process that claims: it is dead when the boot id or the process with this start time is gone."""
+
+    boot_id: str
+    pid: int
+    #: Field 22 of /proc/<pid>/stat, clock ticks since boot.
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work one instance until it is ended or its owner dies."""
+
+    instance: Instance
+    #: Counts from 1; this try included.
+    attempt: int
+    #: 0 at first; each rework on purpose adds one and so makes new result UIDs.
+    generation: int
+    #: A person released this instance from redaction hold: its pixels leave as they are.
+    waived: bool
+    #: Results of the former generations, (kind, SOP Class UID, SOP Instance UID).
+    predecessors: tuple[tuple[OutputKind, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """Another row with the same SOP Instance UID that came before."""
+
+    instance_id: str
+    state: InstanceState
+    pixel_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutput:
+    """An output whose file stands in outgoing/, to be delivered."""
+
+    kind: OutputKind
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    identity: Identity
+    location: str
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `queue show` keeps of a result: no text of a header, no text of the pixels."""
+
+    body_part: str
+    probability: float
+    rule: str
+    model: str
+    finding: str
+    finding_probability: float
+    abnormal: bool
+    regions: int
+    pixel_digest: str
+    stage_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """A row taken back from a dead owner."""
+
+    kind: Literal["instance", "delivery"]
+    instance_id: str
+    attempt: int
+    #: True when this was the third death: the instance went to quarantine, the delivery to hold.
+    set_aside: bool
+
+
+class Queue(Protocol):
+    """What every backend does; `tests/unit/queue_contract.py` holds each to it."""
+
+    # -- intake (keeper)
+    def add(self, instance: Instance) -> InstanceState | None:
+        """Insert a row, or do nothing and give None when ``instance_id`` has one.
+
+        The state is ``own`` for an own result; ``duplicate`` when an earlier row (not dropped, not quarantined) has the
+        same SOP Instance UID and the same sha256; else ``waiting``.
+        """
+        ...
+
+    def add_unreadable(self, instance_id: str, location: str, size_bytes: int, received_at: datetime, reason: str) -> None:
+        """Insert a ``quarantine`` row for a file whose header cannot be read; nothing is done when it has a row."""
+        ...
+
+    def locations(self) -> Mapping[str, str]:
+        """Every ``instance_id`` whose file is still kept, with its location."""
+        ...
+
+    # -- work (worker)
+    def claim(self, owner: Owner, now: datetime) -> Claim | None:
+        """Take the oldest row that is waiting, or deferred and due; its attempt is counted now."""
+        ...
+
+    def siblings(self, instance: Instance) -> tuple[Sibling, ...]:
+        """Earlier rows of the same SOP Instance UID that were worked or set aside, oldest first."""
+        ...
+
+    def finish(
+        self, claim: Claim, owner: Owner, summary: Summary, outputs: Sequence[NewOutput], held: Sequence[Held], now: datetime,
+    ) -> None:
+        """End the claim as ``done`` and make its deliveries (held ones in state hold), in one transaction.
+
+        A delivery that exists already (same output UID and destination) is left as it is.
+        """
+        ...
+
+    def defer(self, claim: Claim, owner: Owner, reason: str, due: datetime) -> None:
+        """End the claim; the instance is due again at ``due``."""
+        ...
+
+    def hold(self, claim: Claim, owner: Owner, reason: str, pixel_digest: str = "") -> None:
+        """End the claim; the instance waits for a person."""
+        ...
+
+    def quarantine(self, claim: Claim, owner: Owner, reason: str) -> None:
+        """End the claim; the instance cannot be worked."""
+        ...
+
+    def duplicate(self, claim: Claim, owner: Owner, pixel_digest: str) -> None:
+        """End the claim; the same pixels were worked under another header already."""
+        ...
+
+    # -- delivery (sender)
+    def claim_deliveries(self, destination: str, owner: Owner, limit: int, now: datetime) -> tuple[Delivery, ...]:
+        """Take up to ``limit`` due deliveries of one destination, oldest first; their attempts are counted now."""
+        ...
+
+    def settle(
+        self, delivery: Delivery, owner: Owner, verdict: Verdict, now: datetime, due: datetime | None = None,
+    ) -> None:
+        """End the claim on a delivery; ``due`` says when a deferred one is tried again.
+
+        A ``blocked`` verdict returns it to ready (the lane stops by `set_destination`). A deferred one never counts as death.
+        """
+        ...
+
+    def unclaim(self, delivery: Delivery, owner: Owner) -> None:
+        """Give a claimed delivery back untried, its attempt uncounted."""
+        ...
+
+    def expire(self, lifetime: timedelta, now: datetime) -> tuple[Delivery, ...]:
+        """Set aside deliveries that are older than ``lifetime`` and neither delivered nor held."""
+        ...
+
+    def waiting_destinations(self) -> Mapping[str, int]:
+        """Destinations with deliveries not yet ended, and how many."""
+        ...
+
+    def destination_state(self, name: str) -> tuple[Literal["up", "down", "blocked"], str, datetime | None]:
+        """State, reason and since when; ``up`` when never set."""
+        ...
+
+    def set_destination(self, name: str, state: Literal["up", "down", "blocked"], reason: str, now: datetime) -> bool:
+        """Record the state of a destination; True when it changed."""
+        ...
+
+    # -- keeping (keeper)
+    def reclaim(self, alive: Callable[[Owner], bool]) -> tuple[Reclaimed, ...]:
+        """Take back rows of owners that are not alive; the third death on one instance is quarantine."""
+        ...
+
+    def removable(self, before: datetime) -> tuple[tuple[str, str], ...]:
+        """(kind, location) of files whose rows ended before ``before``: sources of done, duplicate, own or dropped
+        instances whose deliveries are all delivered or dropped, and results delivered to all.
+        """
+        ...
+
+    def removed(self, locations: Iterable[str]) -> None:
+        """Note that these files are gone."""
+        ...
+
+    def forget(self, before: datetime) -> int:
+        """Delete rows of instances whose files are gone and that ended before ``before``; gives how many."""
+        ...
+
+    # -- people (`dicomnode queue`)
+    def rows(self, *, states: Sequence[str] = (), limit: int = 0) -> tuple[Mapping[str, object], ...]:
+        """Instances with their deliveries as plain mappings, oldest first; 0 is no limit."""
+        ...
+
+    def find(self, key: str) -> tuple[Mapping[str, object], ...]:
+        """Instances by instance_id, source SOP Instance UID or result UID, with deliveries."""
+        ...
+
+    def counts(self) -> Mapping[str, Mapping[str, object]]:
+        """Per state: number, bytes, oldest; for ``instances``, ``deliveries`` and per destination."""
+        ...
+
+    def retry(self, instance_id: str, now: datetime) -> int:
+        """Work or send again under the same rules: a deferred, held or quarantined instance becomes waiting, a held,
+        expired or deferred delivery with a file becomes ready; outputs held by redaction make the instance waiting with
+        the next generation. Gives the number of rows changed.
+        """
+        ...
+
+    def release(self, instance_id: str, now: datetime) -> int:
+        """A person has looked: an instance on hold is worked although its pixels differ, outputs held by redaction are
+        made with redaction waived (next generation), a delivery on hold is sent. Gives the number of rows changed.
+        """
+        ...
+
+    def drop(self, instance_id: str, now: datetime) -> int:
+        """A person gives up: everything not yet ended of this instance becomes ``dropped``."""
+        ...
+
+    def verify(self) -> tuple[str, ...]:
+        """Breaches of the invariants that rows alone show (active without owner, done without its deliveries, ...)."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection of this process."""
+        ...

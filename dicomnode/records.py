@@ -1,0 +1,198 @@
+"""The records that travel: frozen, slotted, standard library only, without a direct identifier of a person.
+
+**Way** `Instance` is born at intake from a spooled file and goes to logs, rows and workers as it is. `Route`, `Findings`
+and `Region` are products of the stages; `Output` is an object that the node made, with the function that writes it;
+`Result` is what `pipeline.process` gives back. `Delivery` is one output on its way to one destination, `Verdict` what came
+of one try.
+
+**Limits** UIDs are pseudonymous (PS3.15 Annex E), not anonymous: logs carry them as keyed tokens unless the administrator
+says otherwise. `Route.body_part` comes from a closed set, never from the text of a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import BinaryIO, Literal
+
+BODY_PARTS = ("abdomen", "adult_chest", "pediatric_chest", "spine", "other")
+#: What the router answers when neither picture nor header decides.
+UNCERTAIN = "uncertain"
+
+OutputKind = Literal["sr", "sc", "deidentified", "original"]
+Identity = Literal["kept", "removed"]
+Trust = Literal["inside", "outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One SOP Instance that the node answers for."""
+
+    #: Ours, time-ordered: ``yyyymmddThhmmssffffff-xxxxxxxx`` (UTC); the thread through all logs.
+    instance_id: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    #: Modality (0008,0060), upper case, ``""`` when absent.
+    modality: str
+    calling_ae: str
+    called_ae: str
+    #: Address of the sender as the socket gave it, ``""`` for a file.
+    address: str
+    #: Time of acceptance, aware UTC; dates inside outputs come from here, never from the clock.
+    received_at: datetime
+    #: Path below the spool's root, ``incoming/<yyyymmddhh>/<instance_id>.dcm``.
+    location: str
+    #: Size of the data set, without preamble and file meta.
+    size_bytes: int
+    #: SHA-256 of the data set's bytes as sent, without preamble and file meta.
+    sha256: str
+    #: An SR or SC that this very node made and that came back.
+    own_result: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 8.8): value, coding scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a model saw."""
+
+    label: str
+    code: Code
+    #: 0 to 1, calibrated by the card's temperature.
+    probability: float
+    #: The card calls this label abnormal and the probability reaches its threshold.
+    abnormal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one model says of one instance; ``items`` in falling probability, empty when no model applies."""
+
+    items: tuple[Finding, ...] = ()
+    model: str = ""
+    version: str = ""
+    #: SHA-256 of the ONNX file.
+    digest: str = ""
+
+    @property
+    def abnormal(self) -> bool:
+        """True when any finding is abnormal."""
+        return any(item.abnormal for item in self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is to be done with an instance, and why."""
+
+    #: One of `BODY_PARTS` or `UNCERTAIN`.
+    body_part: str
+    #: Of ``body_part``; 1.0 when the header decided.
+    probability: float
+    #: Every body part with its probability; empty when the header decided.
+    probabilities: Mapping[str, float]
+    source: Literal["model", "header"]
+    #: Name of the rule that won.
+    rule: str
+    #: Findings model as ``name`` or None.
+    model: str | None
+    outputs: tuple[OutputKind, ...]
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A blanked rectangle; frame, x and y count from 0, ``reason`` is a closed word, never the text."""
+
+    frame: int
+    x: int
+    y: int
+    w: int
+    h: int
+    #: ``header-match`` | ``date`` | ``number`` | ``unknown-text`` | ``overlay``
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An object that the node made, ready to be written and sent."""
+
+    kind: OutputKind
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    identity: Identity
+    #: Names of peers.
+    destinations: tuple[str, ...]
+    #: Writes the Part 10 file to a binary stream, frame by frame; may be called again.
+    write: Callable[[BinaryIO], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An output that must not be made or leave until a person has looked."""
+
+    kind: OutputKind
+    destinations: tuple[str, ...]
+    #: Code of the error that holds it.
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `process` gives back for one instance."""
+
+    route: Route
+    findings: Findings
+    regions: tuple[Region, ...]
+    outputs: tuple[Output, ...]
+    held: tuple[Held, ...]
+    #: SHA-256 over shape, type and decoded values of every frame; ``""`` when there are none or they do not decode.
+    pixel_digest: str
+    #: Milliseconds per stage.
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+DeliveryState = Literal["ready", "active", "deferred", "delivered", "hold", "expired", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One output on its way to one destination."""
+
+    delivery_id: int
+    instance_id: str
+    kind: OutputKind
+    destination: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    identity: Identity
+    #: Path below the spool's root, ``outgoing/<sop_instance_uid>.dcm``.
+    location: str
+    attempt: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one try to deliver.
+
+    ``delivered`` (with the status, warnings included), ``deferred`` (reason is a `Transient` code), ``refused`` (reason is
+    a `Permanent` code: the delivery goes on hold) or ``blocked`` (the whole destination is refused to us: its lane stops).
+    """
+
+    outcome: Literal["delivered", "deferred", "refused", "blocked"]
+    reason: str = ""
+    #: DIMSE status of the response, None when there was none.
+    status: int | None = None

@@ -1,0 +1,290 @@
+"""The configuration of ae_config/ as frozen pydantic models; unknown keys are refused, every setting is described here.
+
+**Way** `load` reads ``node.toml``, ``routes.toml`` and ``peers/*.toml`` of one directory, checks them together and gives one
+`Settings`, which is passed on and never imported. The reference in ae_config/README.md is generated from these models.
+
+**Fails** Every fault is a `ConfigError` leaf whose message names file and key; the commands exit with 78 then.
+
+**Standard** AE titles follow PS3.5 Table 6.2-1 (VR AE); field names follow PS3.15 Annex H where it has one.
+
+**Limits** What cannot be seen in the files (models, programs, disk, ports) is checked by `check.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dicomnode.errors import BadRule, BadSetting, NoSuchPeer
+from dicomnode.records import BODY_PARTS, UNCERTAIN, OutputKind, Trust
+
+SrClass = Literal["comprehensive-3d", "comprehensive", "enhanced", "basic-text"]
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 VR AE: 1 to 16 characters of the default repertoire, no backslash, no control character, not only spaces."""
+    value = value.strip(" ")
+    if not 1 <= len(value) <= 16 or "\\" in value or not all(0x20 <= ord(c) <= 0x7E for c in value):
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash (PS3.5, VR AE)")
+    return value
+
+
+def _network(value: str) -> str:
+    ipaddress.ip_network(value, strict=False)  # its ValueError names the fault
+    return value
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[str, AfterValidator(_network)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+M = TypeVar("M", bound=_Model)
+
+
+class NodeSettings(_Model):
+    """``[node]`` of node.toml: who we are and where we listen."""
+
+    ae_title: AETitle = Field("DICOMNODE", description="AE title of this node; associations must call it.")
+    bind: str = Field("0.0.0.0", description="Address to listen on.")  # noqa: S104 - a node serves the hospital's network
+    port: int = Field(11112, ge=1, le=65535, description="TCP port to listen on; 11112 is DICOM's at IANA.")
+    state_dir: Path = Field(description="Directory of spool and queue, on one local file system.")
+    open: bool = Field(False, description="true: any AE may call from anywhere. For trials only.")
+
+
+class ScpSettings(_Model):
+    """``[scp]`` of node.toml: how associations are accepted."""
+
+    max_associations: int = Field(50, ge=1, le=1000, description="Associations at a time, per acceptor process.")
+    max_pdu_bytes: int = Field(131072, ge=16384, le=1048576, description="Largest P-DATA-TF PDU that we take, bytes.")
+    acse_timeout_s: float = Field(30, gt=0, description="Wait for association messages, seconds.")
+    dimse_timeout_s: float = Field(60, gt=0, description="Wait for the rest of a DIMSE message, seconds.")
+    network_timeout_s: float = Field(120, gt=0, description="An association that is idle this long is aborted, seconds.")
+    min_free_bytes: int = Field(
+        1 << 30, ge=0, description="Below this much free disk new associations are refused, bytes.",
+    )
+    reserve_bytes: int = Field(
+        256 << 20, ge=0, description="Below this much free disk instances are answered 0xA700; the rest is for results.",
+    )
+
+
+class WorkSettings(_Model):
+    """``[work]`` of node.toml: how instances are worked."""
+
+    workers: int = Field(1, ge=1, le=64, description="Worker processes under `serve`.")
+    threads: int = Field(1, ge=1, le=64, description="Threads of one inference session.")
+    provider: Literal["cpu", "cuda"] = Field("cpu", description="Where models run; cuda needs a GPU and its libraries.")
+    models_dir: Path | None = Field(None, description="Folder of models; absent: the models that come with the node.")
+    deadline_s: float = Field(600, gt=0, description="One instance may take this long, then its worker is stopped, seconds.")
+    redaction: Literal["strict", "header"] = Field(
+        "strict", description="strict: unknown text counts as identifying; header: header matches, dates, numbers only.",
+    )
+    ocr_language: str = Field("eng", pattern=r"^[a-zA-Z0-9_+]+$", description="Languages of Tesseract, joined by +.")
+
+
+class SendSettings(_Model):
+    """``[send]`` of node.toml: how deliveries are tried."""
+
+    first_delay_s: float = Field(30, gt=0, description="Wait before the second try, doubled each time, seconds.")
+    max_delay_s: float = Field(3600, gt=0, description="Longest wait between two tries, seconds.")
+    lifetime_h: float = Field(120, gt=0, description="A delivery not taken after this many hours expires and is set aside.")
+    idle_s: float = Field(10, ge=0, description="An association without work is kept this long before release, seconds.")
+    timeout_s: float = Field(60, gt=0, description="Wait for a peer's answer, seconds.")
+    probe_s: float = Field(30, gt=0, description="A destination that is down gets a C-ECHO this often, seconds.")
+
+
+class KeepSettings(_Model):
+    """``[keep]`` of node.toml: what the keeper keeps and tells."""
+
+    scan_s: float = Field(5, gt=0, description="The incoming folder is scanned this often beside inotify, seconds.")
+    retention_h: float = Field(24, ge=0, description="Sources and results are removed this many hours after all is delivered.")
+    rows_d: float = Field(365, gt=0, description="Rows of finished instances are removed after this many days.")
+    holds_max_bytes: int = Field(10 << 30, ge=0, description="Held and quarantined files above this sound the alarm, bytes.")
+    summary_at: str = Field("07:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="Time of the daily summary line.")
+    hook: tuple[str, ...] = Field(
+        (), description="Command run for destination_down, holds_grown, disk_low and finding_abnormal; one JSON on stdin.",
+    )
+
+
+class LogSettings(_Model):
+    """``[log]`` of node.toml: what the log shows."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is written.")
+    uids: Literal["token", "plain"] = Field(
+        "token", description="UIDs in the log: keyed tokens (`dicomnode queue show UID` finds them) or plain.",
+    )
+    format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
+
+
+class Peer(_Model):
+    """One file peers/<name>.toml: a remote AE that calls us, that we send to, or both."""
+
+    ae_title: AETitle = Field(description="AE title of the peer.")
+    host: str | None = Field(None, description="Name or address to send to; absent: we never call it.")
+    port: int | None = Field(None, ge=1, le=65535, description="TCP port to send to.")
+    calls_from: tuple[Network, ...] = Field(
+        (), description="Addresses or networks from which this AE may call us; empty: it may not.",
+    )
+    trust: Trust = Field("outside", description="inside: the hospital's own, results keep the study's identity.")
+    sr_class: SrClass = Field("comprehensive-3d", description="SR class that the peer takes; `dicomnode echo` shows it.")
+    plain: bool = Field(False, description="true: an outside peer beyond this machine may be reached without TLS.")
+    plain_reason: str = Field("", description="Why; required with plain = true.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Peer:
+        if (self.host is None) != (self.port is None):
+            raise ValueError("host and port come together")
+        if self.plain and not self.plain_reason.strip():
+            raise ValueError("plain = true needs a plain_reason")
+        return self
+
+
+BodyPart = Literal["abdomen", "adult_chest", "pediatric_chest", "spine", "other", "uncertain"]
+assert set(get_args(BodyPart)) == {*BODY_PARTS, UNCERTAIN}  # noqa: S101
+
+
+class Rule(_Model):
+    """``[[rule]]`` of routes.toml; the first rule whose every given condition holds wins."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the rule, as logs and `route` show it.")
+    modality: tuple[str, ...] = Field((), description="Modality (0008,0060) is one of these; empty: any.")
+    body_part: tuple[BodyPart, ...] = Field((), description="Predicted body part is one of these; empty: any.")
+    calling_ae: tuple[str, ...] = Field((), description="Calling AE title is one of these; empty: any.")
+    model: str | None = Field(None, description="Findings model by name; absent: none.")
+    outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, deidentified, original.")
+    destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
+
+    @property
+    def matches_all(self) -> bool:
+        """True when the rule has no condition."""
+        return not (self.modality or self.body_part or self.calling_ae)
+
+
+class Routes(_Model):
+    """routes.toml: which instances are looked at, and what is done with them."""
+
+    picture_modalities: tuple[str, ...] = Field(
+        ("CR", "DX", "RG", "OT", "SC"), description="Modalities whose body part the picture decides, not the header.",
+    )
+    router: str = Field("bodypart-router", description="Model that predicts the body part.")
+    min_probability: float = Field(0.5, ge=0, le=1, description="Below this the body part is uncertain.")
+    rule: tuple[Rule, ...] = Field(min_length=1, description="The rules, first match wins; the last one matches all.")
+
+
+class NodeFile(_Model):
+    """node.toml as a whole."""
+
+    node: NodeSettings
+    scp: ScpSettings = ScpSettings()
+    work: WorkSettings = WorkSettings()
+    send: SendSettings = SendSettings()
+    keep: KeepSettings = KeepSettings()
+    log: LogSettings = LogSettings()
+
+
+class Settings(NodeFile):
+    """The whole configuration, checked together."""
+
+    #: Where it was read from.
+    directory: Path
+    peers: Mapping[str, Peer]
+    routes: Routes
+    #: SHA-256 over the names and bytes of all files read.
+    digest: str
+
+    def destination(self, name: str) -> Peer:
+        """Give the peer called ``name`` if it can be sent to, else raise `NoSuchPeer`."""
+        peer = self.peers.get(name)
+        if peer is None or peer.host is None:
+            known = ", ".join(sorted(n for n, p in self.peers.items() if p.host)) or "none"
+            raise NoSuchPeer(f"{self.directory / 'peers'}: no peer {name!r} with host and port; known: {known}")
+        return peer
+
+
+def load(directory: Path) -> Settings:
+    """Read and check the configuration in ``directory``.
+
+    Raises
+    ------
+    BadSetting, BadRule, NoSuchPeer
+        With file and key in the message.
+    """
+    digest = hashlib.sha256()
+    node = _parse(directory / "node.toml", NodeFile, digest)
+    routes = _parse(directory / "routes.toml", Routes, digest)
+    peers = {path.stem: _parse(path, Peer, digest) for path in sorted((directory / "peers").glob("*.toml"))}
+    settings = Settings(
+        **{name: getattr(node, name) for name in NodeFile.model_fields},
+        directory=directory, peers=peers, routes=routes, digest=digest.hexdigest(),
+    )
+    _cross_check(settings)
+    return settings
+
+
+def _parse(path: Path, model: type[M], digest: hashlib._Hash) -> M:
+    try:
+        raw = path.read_bytes()
+        data: dict[str, Any] = tomllib.loads(raw.decode())
+    except OSError as error:
+        raise BadSetting(f"{path}: cannot be read ({error.strerror}); `dicomnode init` writes a configuration") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSetting(f"{path}: not TOML: {error}") from None
+    digest.update(path.name.encode() + b"\0" + raw + b"\0")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(file)"
+        message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+        raise BadSetting(f"{path}: {key}: {message}") from None
+
+
+def _cross_check(settings: Settings) -> None:
+    """What no single file can say: rules that name peers, order of rules, trust."""
+    path = settings.directory / "routes.toml"
+    rules = settings.routes.rule
+    names = [rule.name for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadRule(f"{path}: rule {name!r} stands there more than once")
+    for rule in rules[:-1]:
+        if rule.matches_all:
+            raise BadRule(f"{path}: rule {rule.name!r} matches everything, so the rules after it never win")
+    if not rules[-1].matches_all:
+        raise BadRule(f"{path}: the last rule, {rules[-1].name!r}, must have no condition: every instance needs a rule")
+    for rule in rules:
+        for name in rule.destinations:
+            try:
+                peer = settings.destination(name)
+            except NoSuchPeer as error:
+                raise NoSuchPeer(f"{path}: rule {rule.name!r}: {error}") from None
+            if "original" in rule.outputs and peer.trust != "inside":
+                raise BadRule(f"{path}: rule {rule.name!r} sends originals to {name!r}, which is not an inside peer")
+        if "original" in rule.outputs and len(rule.destinations) != 1:
+            raise BadRule(f"{path}: rule {rule.name!r}: originals go to exactly one destination")
+        if bool(rule.outputs) != bool(rule.destinations):
+            raise BadRule(f"{path}: rule {rule.name!r}: outputs and destinations come together")
+    for name, peer in settings.peers.items():
+        if peer.host and peer.trust == "outside" and not peer.plain and not _loopback(peer.host):
+            raise BadSetting(
+                f"{settings.directory / 'peers' / name}.toml: an outside peer beyond this machine needs TLS, which "
+                "this version does not have; plain = true with a plain_reason sends without it",
+            )
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
