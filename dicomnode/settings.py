@@ -249,36 +249,43 @@ def _parse(path: Path, model: type[M], digest: hashlib._Hash) -> M:
 
 
 def _cross_check(settings: Settings) -> None:
-    """What no single file can say: rules that name peers, order of rules, trust."""
-    path = settings.directory / "routes.toml"
-    rules = settings.routes.rule
-    names = [rule.name for rule in rules]
-    for name in names:
-        if names.count(name) > 1:
-            raise BadRule(f"{path}: rule {name!r} stands there more than once")
-    for rule in rules[:-1]:
-        if rule.matches_all:
-            raise BadRule(f"{path}: rule {rule.name!r} matches everything, so the rules after it never win")
-    if not rules[-1].matches_all:
-        raise BadRule(f"{path}: the last rule, {rules[-1].name!r}, must have no condition: every instance needs a rule")
-    for rule in rules:
-        for name in rule.destinations:
-            try:
-                peer = settings.destination(name)
-            except NoSuchPeer as error:
-                raise NoSuchPeer(f"{path}: rule {rule.name!r}: {error}") from None
-            if "original" in rule.outputs and peer.trust != "inside":
-                raise BadRule(f"{path}: rule {rule.name!r} sends originals to {name!r}, which is not an inside peer")
-        if "original" in rule.outputs and len(rule.destinations) != 1:
-            raise BadRule(f"{path}: rule {rule.name!r}: originals go to exactly one destination")
-        if bool(rule.outputs) != bool(rule.destinations):
-            raise BadRule(f"{path}: rule {rule.name!r}: outputs and destinations come together")
+    """What no single file can say: order of rules, rules that name peers, trust."""
+    _check_order(settings.routes.rule, settings.directory / "routes.toml")
+    for rule in settings.routes.rule:
+        _check_rule(rule, settings)
     for name, peer in settings.peers.items():
         if peer.host and peer.trust == "outside" and not peer.plain and not _loopback(peer.host):
             raise BadSetting(
                 f"{settings.directory / 'peers' / name}.toml: an outside peer beyond this machine needs TLS, which "
                 "this version does not have; plain = true with a plain_reason sends without it",
             )
+
+
+def _check_order(rules: tuple[Rule, ...], path: Path) -> None:
+    names = [rule.name for rule in rules]
+    for rule in rules:
+        if names.count(rule.name) > 1:
+            raise BadRule(f"{path}: rule {rule.name!r} stands there more than once")
+    for rule in rules[:-1]:
+        if rule.matches_all:
+            raise BadRule(f"{path}: rule {rule.name!r} matches everything, so the rules after it never win")
+    if not rules[-1].matches_all:
+        raise BadRule(f"{path}: the last rule, {rules[-1].name!r}, must have no condition: every instance needs a rule")
+
+
+def _check_rule(rule: Rule, settings: Settings) -> None:
+    where = f"{settings.directory / 'routes.toml'}: rule {rule.name!r}"
+    if bool(rule.outputs) != bool(rule.destinations):
+        raise BadRule(f"{where}: outputs and destinations come together")
+    if "original" in rule.outputs and len(rule.destinations) != 1:
+        raise BadRule(f"{where}: originals go to exactly one destination")
+    for name in rule.destinations:
+        try:
+            peer = settings.destination(name)
+        except NoSuchPeer as error:
+            raise NoSuchPeer(f"{where}: {error}") from None
+        if "original" in rule.outputs and peer.trust != "inside":
+            raise BadRule(f"{where}: it sends originals to {name!r}, which is not an inside peer")
 
 
 def _loopback(host: str) -> bool:
