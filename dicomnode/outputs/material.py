@@ -1,8 +1,8 @@
 """What a builder of outputs gets, and the names that all builders must agree on.
 
-**Way** `pipeline.process` fills one `Material` for each output that is to be made and hands it to the builder of its kind.
-The builders derive every UID here, so that a report for outside refers to the very de-identified image that leaves beside
-it, and so that working an instance twice gives the same bytes twice.
+**Way** `pipeline.process` fills one `Material` for each output that is to be made and hands it to the builder of its
+kind. The builders derive every UID here, so that a report for outside refers to the very de-identified image that leaves
+beside it, and so that working an instance twice gives the same bytes twice.
 
 **Fails** Nothing is raised here.
 
@@ -85,10 +85,9 @@ def outside_uid(key: bytes, uid: str) -> str:
 
 
 def pseudonym(key: bytes, *parts: str) -> str:
-    """Derive the token that stands for a patient outside from Patient ID and its issuer.
+    """Derive the token that stands for a patient outside, from Patient ID and its issuer.
 
-    Returns 16 characters of 80 bits, valid as LO and as PN: ``DN`` and 14 hexadecimal digits would give 56 bits only, so
-    the digits are of base 32.
+    Returns 16 characters of base 32, 80 bits, valid as LO and as PN.
     """
     alphabet = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"
     message = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
@@ -123,7 +122,9 @@ def series_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
     uid = material.instance.series_instance_uid
     if material.identity == "removed":
         uid = outside_uid(material.node.key, uid)
-    return uid if kind == "deidentified" else uids.derive(uid, kind, sop_class_uid, material.identity, material.node.node_id)
+    if kind == "deidentified":
+        return uid
+    return uids.derive(uid, kind, sop_class_uid, material.identity, material.node.node_id)
 
 
 def reference(material: Material) -> Reference:
