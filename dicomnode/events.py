@@ -1,0 +1,148 @@
+"""The words of the log: every event and every key that a line may hold, each with its meaning and, for events, who acts.
+
+**Way** `log.py` lets nothing pass that is not named here, so a value of a data set cannot reach a line by a new key or a
+formatted text. docs and tests read the same tables.
+
+**Limits** A key says what its value means, not that the value is true: the callers answer for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Event → what happened; who acts, when somebody must.
+EVENTS: Mapping[str, str] = {
+    # -- processes
+    "node_started": "The supervisor runs and starts its children.",
+    "node_stopped": "The supervisor and all its children have ended.",
+    "child_started": "The supervisor started a process of this role.",
+    "child_exited": "A process of this role ended; the supervisor starts it again. Administrator, when it repeats.",
+    "acceptor_started": "The acceptor listens.",
+    "acceptor_stopped": "The acceptor has ended its associations and stopped.",
+    "worker_started": "A worker has its models and claims instances.",
+    "worker_stopped": "A worker has ended its instance and stopped.",
+    "sender_started": "The sender runs a lane per destination.",
+    "sender_stopped": "The sender has ended its C-STOREs and stopped.",
+    "keeper_started": "The keeper takes in, reclaims, removes and tells.",
+    "keeper_stopped": "The keeper has stopped.",
+    "config_loaded": "A configuration was read and is in use.",
+    "config_rejected": "A configuration cannot be used. Administrator.",
+    # -- the door
+    "association_accepted": "A peer opened an association.",
+    "association_rejected": "A peer was rejected at the door. Administrator, when the peer is one of ours.",
+    "association_released": "An association ended in order.",
+    "association_aborted": "An association broke off; what was not acknowledged comes again from the peer.",
+    "instance_committed": "An instance is safe on disk and was acknowledged.",
+    "instance_refused": "A C-STORE was answered with a failure; nothing was kept. Peer, or administrator for 0xA700.",
+    # -- the way of an instance
+    "instance_taken": "A row was made for a file of the spool.",
+    "instance_done": "An instance is worked and its deliveries stand in the queue.",
+    "instance_deferred": "An instance is tried again later.",
+    "instance_held": "An instance waits for a person. Reviewer.",
+    "instance_quarantined": "An instance cannot be worked. Reviewer, or developer for stage_failed and died_thrice.",
+    "instance_duplicate": "An instance was worked before; nothing is made.",
+    "stage_done": "One stage of the pipeline is through (level debug).",
+    "finding_abnormal": "A model calls a finding abnormal.",
+    # -- the way of a delivery
+    "delivery_done": "A destination has taken an output.",
+    "delivery_deferred": "A destination has not taken an output for now; it is tried again.",
+    "delivery_held": "An output waits for a person. Reviewer, or administrator for a refusal by the peer.",
+    "delivery_expired": "An output was not taken within its lifetime and is set aside. Administrator.",
+    "destination_down": "A destination does not answer; it is probed by C-ECHO. Administrator, when it lasts.",
+    "destination_up": "A destination answers again.",
+    "destination_blocked": "A destination refuses this node as a whole; its lane stops. Administrator.",
+    # -- keeping
+    "lease_reclaimed": "A row was taken back from a process that died.",
+    "files_removed": "Files were removed after their retention.",
+    "leftovers_removed": "Unfinished files of broken associations or dead processes were removed.",
+    "daily_summary": "What came, went and waits, once a day.",
+    "disk_low": "The disk is nearly full; associations or instances are refused. Administrator.",
+    "holds_grown": "Held and quarantined files take more room than set. Reviewer.",
+    "hook_run": "The command of the setting keep.hook ran.",
+    "hook_failed": "The command of the setting keep.hook could not run or failed. Administrator.",
+    "queue_changed": "A person retried, released or dropped something by `dicomnode queue`.",
+    "store_failed": "The spool or the queue could not be written. Administrator.",
+    # -- faults
+    "defect": "Something failed that should not: an error outside the tree of errors.py. Developer.",
+    "library_message": "A library wrote a message; its text may hold patient data and is not shown.",
+    "unlisted_event": "A line whose event is not in this catalogue; its text is not shown. Developer.",
+}
+
+#: Key → what its value means.
+KEYS: Mapping[str, str] = {
+    # -- fixed head
+    "timestamp": "Time of the line, UTC, ISO 8601.",
+    "level": "critical: the node stops; error: a person must act; warning: a person should look; info; debug.",
+    "event": "What happened, a name of the catalogue.",
+    "process": "Program that writes: serve, accept, work, send, keep or a command.",
+    "pid": "Its process id.",
+    # -- who and what
+    "instance_id": "The node's own name of an instance, the thread through all processes.",
+    "association_id": "The node's own name of an association.",
+    "peer": "Name of the configured peer.",
+    "calling_ae": "Calling AE title.",
+    "called_ae": "Called AE title.",
+    "address": "Network address of the peer.",
+    "port": "TCP port.",
+    "sop_class": "SOP Class, name or UID.",
+    "sop_instance_uid": "SOP Instance UID of the source, a keyed token unless log.uids is plain.",
+    "result_uid": "SOP Instance UID of an output, a keyed token unless log.uids is plain.",
+    "modality": "Modality (0008,0060).",
+    "transfer_syntax": "Transfer Syntax UID or name.",
+    "size_bytes": "Size of the data set or file.",
+    # -- work
+    "stage": "Stage of the pipeline.",
+    "model": "Model by name.",
+    "model_version": "Its version.",
+    "provider": "Where the session runs, as onnxruntime reports it.",
+    "body_part": "Predicted body part, one of the closed set.",
+    "probability": "Of the body part or finding, 0 to 1.",
+    "rule": "Routing rule that won.",
+    "outputs": "Number of outputs made.",
+    "findings": "Number of findings.",
+    "regions": "Number of rectangles blanked.",
+    "held": "Number of outputs held.",
+    "attempt": "Which try this was, from 1.",
+    "generation": "Which rework on purpose this was, from 0.",
+    "spool_ms": "From the first byte to the acknowledgement, milliseconds.",
+    "wait_ms": "In the queue, milliseconds.",
+    "work_ms": "In the pipeline or one stage, milliseconds.",
+    "send_ms": "In C-STORE, milliseconds.",
+    # -- delivery
+    "destination": "Name of the peer that an output goes to.",
+    "kind": "Kind of output or row.",
+    "next_attempt_at": "When it is tried again.",
+    "dimse_status": "DIMSE status as text, 0xA700; none where no response came.",
+    "reason": "Code of an error of errors.py, or a word of a closed set.",
+    "state": "State of a row or destination.",
+    "since_s": "Seconds since this state began.",
+    # -- counts
+    "count": "How many.",
+    "bytes": "How many bytes.",
+    "free_bytes": "Free bytes on the disk of the state directory.",
+    "received": "Instances received.",
+    "refused": "Instances refused.",
+    "delivered": "Outputs delivered.",
+    "waiting": "Instances or outputs that wait.",
+    "quarantined": "Instances in quarantine.",
+    "deaths": "Processes that died on this row.",
+    # -- processes and people
+    "version": "Version of dicomnode.",
+    "config_digest": "SHA-256 over the configuration files.",
+    "workers": "Number of worker processes.",
+    "role": "Role of a child process.",
+    "exit_code": "Exit code of a process, negative for a signal.",
+    "user": "System account of the person who acted.",
+    "act": "What the person did: retry, release, drop.",
+    "hook": "Event that the hook was run for.",
+    "setting": "Name of a setting.",
+    "message": "Text of a configuration error: names file and key, never anything of a data set.",
+    # -- faults
+    "actor": "Who should act: administrator, peer, nobody, reviewer, developer.",
+    "error_type": "Class of a foreign error; its text is never shown.",
+    "traceback": "Its frames as file:line:function, outermost first.",
+    "logger": "Library logger that wrote a message.",
+    "source": "Where in the library, file:line.",
+    "digest": "Keyed digest of its text, to tell messages apart.",
+    "dropped": "Keys or values that the gate took out of this line. Developer.",
+}
