@@ -59,8 +59,8 @@ class Material:
     settings_digest: str
     #: 0 at first, one more with each rework that a person asked for.
     generation: int
-    #: Opens the source as received; the reader closes it.
-    open_source: Callable[[], BinaryIO]
+    #: The Part 10 file as received, seekable; it stays open until the outputs have been written, and is not ours to close.
+    source: BinaryIO
     #: (SOP Class UID, SOP Instance UID) of the same kind of result of the former generation.
     predecessors: tuple[tuple[str, str], ...] = ()
 
