@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from dicomnode import uids
+from dicomnode.header import MANUFACTURER
 from dicomnode.records import Findings, Identity, Instance, Output, OutputKind, Route
 
 if TYPE_CHECKING:
     from dicomnode.image import Coded, Image
 
 #: Manufacturer and model by which every node knows an object that a dicomnode made.
-MAKER = "dicomnode"
+MAKER = MANUFACTURER
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +141,12 @@ def reference(material: Material) -> Reference:
         instance.sop_class_uid,
         result_uid(material, "deidentified", instance.sop_class_uid),
     )
+
+
+def frame_number(material: Material) -> int | None:
+    """Number, from 1, of the frame that stands for the source; None for an object of one frame or none."""
+    try:
+        frames = int(str(material.image.dataset.get("NumberOfFrames") or 1))
+    except ValueError:
+        return None
+    return frames // 2 + 1 if frames > 1 else None

@@ -29,8 +29,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicomnode import uids
 from dicomnode.errors import DicomNodeError, StageFailed
+from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.outputs.material import MAKER, Material, pseudonym, result_uid, series_uid, study_uid
 from dicomnode.outputs.words import plain
 from dicomnode.records import Output, OutputKind
@@ -38,7 +38,6 @@ from dicomnode.records import Output, OutputKind
 if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
 
-IMPLEMENTATION_CLASS_UID = uids.derive("dicomnode", "implementation class")
 #: Where a date is required (type 1) and the patient's must not stand.
 NO_DATE, NO_TIME = "19000101", "000000"
 
@@ -117,7 +116,7 @@ def finish(material: Material, kind: OutputKind, ds: Dataset) -> Output:
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = "DICOMNODE"
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     ds.file_meta = meta
     stream = BytesIO()
     dcmwrite(stream, ds, enforce_file_format=True)

@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 
 from dicomnode import uids
 from dicomnode.outputs import words
-from dicomnode.outputs.material import MAKER, Material, reference
+from dicomnode.outputs.material import MAKER, Material, frame_number, reference
 from dicomnode.records import UNCERTAIN, Finding
 
 #: Coding scheme of our own, for words of the router that no public scheme has.
@@ -76,15 +76,6 @@ def observer(material: Material) -> hd.ObserverContext:
     return hd.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
 
 
-def frame(material: Material) -> int | None:
-    """Number, from 1, of the frame that was looked at; None for an object of one frame or none."""
-    try:
-        frames = int(str(material.image.dataset.get("NumberOfFrames") or 1))
-    except ValueError:
-        return None
-    return words.middle_frame(frames) + 1 if frames > 1 else None
-
-
 def _body_part(material: Material) -> hd.MeasurementsAndQualitativeEvaluations:
     route = material.route
     known = route.body_part != UNCERTAIN
@@ -127,7 +118,7 @@ def _group(
     if probability is not None:
         value = round(probability * 100, 1)
         certainty.append(hd.Measurement(name=codes.DCM.CertaintyOfFinding, value=value, unit=_PERCENT))
-    number = frame(material)
+    number = frame_number(material)
     image = hd.SourceImageForMeasurementGroup(
         referenced_sop_class_uid=source.sop_class_uid,
         referenced_sop_instance_uid=source.sop_instance_uid,

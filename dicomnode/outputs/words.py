@@ -55,8 +55,3 @@ def model(findings: Findings) -> str:
 def reported(findings: Findings) -> tuple[Finding, ...]:
     """Choose what is reported as a finding of its own: the most probable label, and every abnormal one."""
     return tuple(item for place, item in enumerate(findings.items) if place == 0 or item.abnormal)
-
-
-def middle_frame(frames: int) -> int:
-    """Index of the frame that stands for a multi-frame object."""
-    return frames // 2
