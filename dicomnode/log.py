@@ -71,7 +71,7 @@ class _State:
     process: str = ""
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     strict: bool = False
-    #: None before `configure`; read at each line, so that a stdout that is replaced later is followed.
+    #: Asked for at each line, so that a stdout that is replaced later is followed.
     out: Callable[[], TextIO] = lambda: sys.stderr
     violations: list[str] = field(default_factory=list)
     seen: dict[str, float] = field(default_factory=dict)
@@ -235,7 +235,10 @@ def _pass_on(record: logging.LogRecord) -> None:
     )
 
 
-def _warned(_message: object, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _warned(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,  # noqa: ARG001 - the signature is Python's
+    file: TextIO | None = None, line: str | None = None,  # noqa: ARG001
+) -> None:
     source = gate.place(filename, lineno)
     if source not in _state.seen:
         _state.seen[source] = math.inf

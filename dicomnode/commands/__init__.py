@@ -1,0 +1,1 @@
+"""The commands of `dicomnode`, one module each; `cli.py` mounts them."""
