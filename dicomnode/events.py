@@ -131,6 +131,7 @@ KEYS: Mapping[str, str] = {
     "config_digest": "SHA-256 over the configuration files.",
     "workers": "Number of worker processes.",
     "role": "Role of a child process.",
+    "child_pid": "Process id of a child process.",
     "exit_code": "Exit code of a process, negative for a signal.",
     "user": "System account of the person who acted.",
     "act": "What the person did: retry, release, drop.",

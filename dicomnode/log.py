@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO, cast
 
@@ -33,7 +32,7 @@ from dicomnode import gate
 from dicomnode.errors import ConfigError
 from dicomnode.gate import uid_token
 
-__all__ = ["LogLike", "Logger", "UnlistedError", "configure", "get_logger", "read_key", "strict", "uid_token", "violations"]
+__all__ = ["LogLike", "Logger", "UnlistedError", "configure", "get_logger", "strict", "uid_token", "violations"]
 
 Logger = FilteringBoundLogger
 
@@ -95,7 +94,7 @@ def configure(settings: LogLike, process: str, key: bytes, *, stream: TextIO | N
     Parameters
     ----------
     key
-        Of the UID tokens, the same in all processes of a node: `read_key`.
+        Of the UID tokens, the same in all processes of a node: `Spool.identity`.
     stream
         Where lines go; absent: stdout.
     """
@@ -118,23 +117,6 @@ def strict(on: bool) -> None:
 def violations() -> tuple[str, ...]:
     """What the strict gate has found since `strict`, also where a loop caught the error."""
     return tuple(_state.violations)
-
-
-def read_key(state_dir: Path) -> bytes:
-    """Give the key of the UID tokens, ``state_dir/log.key``, made at first use and readable by the node alone."""
-    path = state_dir / "log.key"
-    if not path.exists():
-        draft = state_dir / f".log.key.{os.getpid()}.{threading.get_ident()}"
-        state_dir.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-        try:
-            path.hardlink_to(draft)  # only one of the processes that start together wins
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_bytes()
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------

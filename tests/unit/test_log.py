@@ -223,21 +223,6 @@ def test_text_for_a_terminal_is_coloured(capsys: pytest.CaptureFixture[str]) -> 
     assert "node_started" in out
 
 
-def test_key_is_made_once_and_private(tmp_path) -> None:
-    """Processes that start together get the same key, in a file that only the node can read."""
-    keys: list[bytes] = []
-    threads = [threading.Thread(target=lambda: keys.append(log.read_key(tmp_path / "s"))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(keys) == 8
-    assert len(set(keys)) == 1
-    assert len(keys[0]) == 32
-    assert [path.name for path in (tmp_path / "s").iterdir()] == ["log.key"]
-    assert (tmp_path / "s" / "log.key").stat().st_mode & 0o777 == 0o600
-
-
 def test_catalogue_is_described() -> None:
     """Every event and key has a meaning, in a sentence."""
     for meaning in (*EVENTS.values(), *KEYS.values()):

@@ -1,0 +1,105 @@
+"""The settings: what is refused, and that the message names file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dicomnode.commands.init import compose, parse_forward
+from dicomnode.errors import BadRule, BadSetting, ConfigError, NoSuchPeer
+from dicomnode.settings import Settings, load
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration with one inside peer, as `init` writes it."""
+    for name, text in compose("NODE", 11112, tmp_path / "state", [parse_forward("PACS@127.0.0.1:4242")]).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def change(path: Path, old: str, new: str) -> None:
+    """Replace text that must be there."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(("file", "old", "new", "error", "words"), [
+    ("node.toml", "port = 11112", "prot = 11112", BadSetting, ["node.toml", "node.prot", "unknown key"]),
+    ("node.toml", "port = 11112", "port = 0", BadSetting, ["node.toml", "node.port"]),
+    ("node.toml", "workers = 1", "workers = 'x'", BadSetting, ["work.workers"]),
+    ("node.toml", "[node]", "[node", BadSetting, ["node.toml", "not TOML"]),
+    ("node.toml", 'ae_title = "NODE"', 'ae_title = "A\\\\B"', BadSetting, ["node.ae_title", "backslash"]),
+    ("node.toml", 'ae_title = "NODE"', 'ae_title = "12345678901234567"', BadSetting, ["node.ae_title"]),
+    ("node.toml", 'summary_at = "07:00"', 'summary_at = "25:00"', BadSetting, ["keep.summary_at"]),
+    ("peers/pacs.toml", "port = 4242", "", BadSetting, ["pacs.toml", "host and port"]),
+    ("peers/pacs.toml", "127.0.0.1", "not-an-address", BadSetting, ["pacs.toml", "calls_from"]),
+    ("peers/pacs.toml", 'trust = "inside"', "plain = true", BadSetting, ["plain_reason"]),
+    ("routes.toml", 'destinations = ["pacs"]', 'destinations = ["pasc"]', NoSuchPeer, ["routes.toml", "pasc", "known: pacs"]),
+    ("routes.toml", 'name = "everything-else"', 'name = "pediatric-chest"', BadRule, ["more than once"]),
+    ("routes.toml", 'name = "everything-else"', 'name = "x"\nmodality = ["CT"]', BadRule, ["last rule"]),
+    ("routes.toml", 'body_part = ["pediatric_chest"]', 'body_part = ["head"]', BadSetting, ["rule.0.body_part"]),
+    ("routes.toml", 'destinations = ["pacs"]', "destinations = []", BadRule, ["outputs and destinations"]),
+])
+def test_fault_is_refused_with_file_and_key(
+    config: Path, file: str, old: str, new: str, error: type[ConfigError], words: list[str],
+) -> None:
+    """Each fault is refused, and the message says where it stands."""
+    change(config / file, old, new)
+    with pytest.raises(error) as caught:
+        load(config)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_missing_folder_says_how_to_get_one(tmp_path: Path) -> None:
+    """A folder without configuration names the file and the command that writes one."""
+    with pytest.raises(BadSetting, match=r"node\.toml.*dicomnode init"):
+        load(tmp_path / "nothing")
+
+
+def test_rule_that_wins_always_must_be_last(config: Path) -> None:
+    """A rule without condition before others is refused, because those could never win."""
+    change(config / "routes.toml", 'modality = ["CR", "DX", "RG", "OT", "SC"]\nbody_part = ["pediatric_chest"]\n', "")
+    with pytest.raises(BadRule, match="never win"):
+        load(config)
+
+
+def test_originals_go_to_one_inside_destination(config: Path) -> None:
+    """Unchanged originals are refused for a peer that is outside."""
+    change(config / "routes.toml", 'outputs = ["sr", "sc"]', 'outputs = ["original"]')
+    assert load(config).routes.rule[0].outputs == ("original",)
+    change(config / "peers" / "pacs.toml", 'trust = "inside"', 'trust = "outside"')
+    with pytest.raises(BadRule, match="not an inside peer"):
+        load(config)
+
+
+def test_outside_peer_beyond_this_machine_is_refused_without_reason(config: Path) -> None:
+    """An outside peer without TLS needs plain = true with a reason; on this machine it does not."""
+    peer = config / "peers" / "pacs.toml"
+    change(peer, 'trust = "inside"', 'trust = "outside"')
+    load(config)
+    change(peer, 'host = "127.0.0.1"', 'host = "192.0.2.1"')
+    with pytest.raises(BadSetting, match="TLS"):
+        load(config)
+    peer.write_text(peer.read_text() + 'plain = true\nplain_reason = "VPN"\n')
+    assert load(config).peers["pacs"].plain_reason == "VPN"
+
+
+def test_settings_are_frozen(config: Path) -> None:
+    """What was loaded does not change."""
+    settings: Settings = load(config)
+    with pytest.raises(ValidationError):
+        settings.node.port = 1
+
+
+def test_digest_follows_the_files(config: Path) -> None:
+    """The digest is the same for the same files and another for any change."""
+    first = load(config).digest
+    assert load(config).digest == first
+    change(config / "node.toml", "port = 11112", "port = 11113")
+    assert load(config).digest != first
