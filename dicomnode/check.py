@@ -1,0 +1,200 @@
+"""What cannot be seen in the configuration files: models, programs, disk, port and, when asked, the peers.
+
+**Way** `check` runs every look and gives one `Answer` each, so that one run names all faults. The state directory is
+looked at and never made: made by root it would not be the service's.
+
+**Fails** It does not: a fault is an answer.
+
+**Limits** Peers are contacted only when an echo is given. Models are opened as a worker would, which takes its memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dicomnode.errors import ConfigError
+from dicomnode.kitting import load_models, models_dir
+from dicomnode.settings import Settings
+
+#: File systems that do not keep the order of rename and fsync, as /proc/self/mountinfo names them.
+_NETWORK = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "beegfs", "ncpfs", "fuse.sshfs",
+    "fuse.glusterfs", "fuse.s3fs", "fuse.rclone",
+})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one look found."""
+
+    #: What was looked at, ``model bodypart-router`` or ``disk``.
+    about: str
+    #: ``fault``: the node cannot do its work; ``warning``: it can, a person should look.
+    outcome: Literal["ok", "warning", "fault"]
+    detail: str
+
+
+#: Asks a peer by name and says what it answered; raises an error of ours when it did not.
+Echo = Callable[[str], str]
+Answers = Iterator[Answer]
+
+
+def check(settings: Settings, echo: Echo | None = None) -> tuple[Answer, ...]:
+    """Look at everything that ``settings`` names."""
+    return (
+        *_callers(settings), *_routes(settings), *_models(settings), *_ocr(settings), *_hook(settings), *_port(settings),
+        *_state(settings), *_disk(settings), *_peers(settings, echo),
+    )
+
+
+def _callers(settings: Settings) -> Answers:
+    callers = sorted(peer.ae_title for peer in settings.peers.values() if peer.calls_from)
+    if settings.node.open:
+        yield Answer("callers", "warning", "open = true: any AE may call from anywhere; for trials only")
+    elif not callers:
+        yield Answer("callers", "warning", "no peer has calls_from, so every association will be rejected")
+    else:
+        yield Answer("callers", "ok", ", ".join(callers))
+
+
+def _routes(settings: Settings) -> Answers:
+    rules = settings.routes.rule
+    if any(rule.outputs for rule in rules):
+        yield Answer("routes", "ok", f"{len(rules)} rules")
+    else:
+        yield Answer("routes", "warning", "no rule makes outputs, so nothing will leave")
+
+
+def _models(settings: Settings) -> Answers:
+    try:
+        models = load_models(settings.work)
+    except ConfigError as error:
+        yield Answer("models", "fault", str(error))
+        return
+    for name, model in sorted(models.items()):
+        try:
+            off = model.check_sample()
+        except ConfigError as error:
+            yield Answer(f"model {name}", "fault", str(error))
+            continue
+        yield Answer(f"model {name}", "ok", f"{model.card.version}, sample within {off:.1e}, {model.provider}")
+    named = {"router": settings.routes.router}
+    named |= {f"rule {rule.name!r}": rule.model for rule in settings.routes.rule if rule.model}
+    for where, name in named.items():
+        if name not in models:
+            yield Answer(f"model {name}", "fault", f"routes.toml: {where} names it; {models_dir(settings.work)} has it not")
+
+
+def _ocr(settings: Settings) -> Answers:
+    wanted = settings.work.ocr_language.split("+")
+    try:
+        listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        yield Answer("tesseract", "fault", "the program is not there: install tesseract-ocr")
+        return
+    missing = sorted(set(wanted) - set(listed.stdout.split()))
+    if missing:
+        yield Answer("tesseract", "fault", f"work.ocr_language: not installed: {', '.join(missing)}")
+    else:
+        yield Answer("tesseract", "ok", "+".join(wanted))
+
+
+def _hook(settings: Settings) -> Answers:
+    hook = settings.keep.hook
+    if hook and shutil.which(hook[0]) is None:
+        yield Answer("hook", "fault", f"keep.hook: {hook[0]} is no program that can be run")
+
+
+def _port(settings: Settings) -> Answers:
+    node = settings.node
+    family = socket.AF_INET6 if ":" in node.bind else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((node.bind, node.port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and _node_runs(node.state_dir):
+                yield Answer("port", "ok", f"{node.port}, in use by this node")
+            else:
+                yield Answer("port", "fault", f"node.port: {node.bind} port {node.port}: {os.strerror(error.errno or 0)}")
+            return
+    yield Answer("port", "ok", f"{node.port}, free")
+
+
+def _node_runs(state_dir: Path) -> bool:
+    """Say whether a `dicomnode serve` holds the lock of this state directory."""
+    try:
+        with (state_dir / "serve.lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _existing(path: Path) -> Path:
+    """Give ``path`` or the nearest folder above it that is there."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
+def _state(settings: Settings) -> Answers:
+    path = settings.node.state_dir
+    if not path.is_absolute():
+        yield Answer("state", "warning", f"node.state_dir: {path} is relative, so it follows the folder of the start")
+        path = path.absolute()
+    base = _existing(path)
+    kind = file_system(base)
+    parts = [part for part in (path, path / "spool", *(path / "spool").glob("*")) if part.is_dir()]
+    if not os.access(base, os.W_OK | os.X_OK):
+        yield Answer("state", "fault", f"node.state_dir: {base} cannot be written by this account")
+    elif kind in _NETWORK:
+        yield Answer("state", "fault", f"node.state_dir: {base} is on {kind}; only local file systems keep what is promised")
+    elif len({part.stat().st_dev for part in parts}) > 1:
+        yield Answer("state", "fault", f"node.state_dir: {path} spans file systems; rename works within one only")
+    else:
+        yield Answer("state", "ok", f"{path} on {kind}{'' if path.exists() else ', made at the first start'}")
+
+
+def file_system(path: Path) -> str:
+    """Give the type of the file system that ``path`` is on, as the kernel calls it."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        head, _, tail = line.partition(" - ")
+        if head.split()[2] == wanted:
+            return tail.split()[0]
+    return "unknown"
+
+
+def _disk(settings: Settings) -> Answers:
+    scp = settings.scp
+    free = shutil.disk_usage(_existing(settings.node.state_dir.absolute())).free
+    text = f"{free / 1e9:.1f} GB free, associations are refused below {scp.min_free_bytes / 1e9:.1f} GB"
+    if scp.reserve_bytes > scp.min_free_bytes:
+        yield Answer("disk", "warning", "scp.reserve_bytes is above scp.min_free_bytes: instances refused first")
+    if free < scp.min_free_bytes:
+        yield Answer("disk", "fault", text)
+    else:
+        yield Answer("disk", "warning" if free < 2 * scp.min_free_bytes else "ok", text)
+
+
+def _peers(settings: Settings, echo: Echo | None) -> Answers:
+    for name, peer in sorted(settings.peers.items()):
+        where = f"{peer.ae_title} at {peer.host}:{peer.port}, {peer.trust}" if peer.host else f"{peer.ae_title}, calls only"
+        if echo is None or peer.host is None:
+            yield Answer(f"peer {name}", "ok", where)
+            continue
+        try:
+            yield Answer(f"peer {name}", "ok", f"{where}: {echo(name)}")
+        except Exception as error:  # noqa: BLE001 - a peer that does not answer is what we were asked to find
+            yield Answer(f"peer {name}", "warning", f"{where}: {type(error).__name__}")
