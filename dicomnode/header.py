@@ -1,0 +1,286 @@
+"""The header of a spooled file: the meta that says who sent it, the peek at the door, and the `Instance` at intake.
+
+**Way** The acceptor writes `file_meta` in front of the bytes of the data set, which stay as they were sent; `peek` reads up
+to SOP Instance UID, so that the door can answer; `header` makes the `Instance`. Both walk the top level of the data set
+with `elements.Walker`, in bounded memory, and stop before anything large.
+
+The file meta (PS3.10 Table 7.1-1) of a received instance says who sent it, so that the database can be rebuilt from the
+directory: (0002,0016) and (0002,0017) are the calling, (0002,0018) the called AE title; (0002,0026) and (0002,0027) are
+``dicom://address`` of the caller and (0002,0028) ours; (0002,0100) is `PRIVATE_CREATOR_UID` and (0002,0102) the time of
+reception in UTC, as ASCII ``2026-11-20T17:44:50.123456+00:00``.
+
+**Fails** `peek` raises `CannotUnderstand`, `header` raises `Undecodable`; their texts hold tags and offsets, never values.
+
+**Standard** PS3.10 section 7.1, PS3.5 sections 6.2, 7.1, 7.5 and Annex A.
+
+**Limits** A UID of digits and dots that breaks PS3.5 section 9.1 by a leading zero is taken: such UIDs exist and do no harm.
+Elements out of order behind Series Instance UID are not looked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from dicomnode import __version__, uids
+from dicomnode.elements import Broken, Encoding, Walker, deflated, plain
+from dicomnode.errors import CannotUnderstand, Undecodable
+from dicomnode.records import Instance
+
+#: (0002,0012) of everything that this program writes.
+IMPLEMENTATION_CLASS_UID = uids.derive("dicomnode", "implementation class")
+#: (0002,0013), VR SH.
+IMPLEMENTATION_VERSION_NAME = f"DICOMNODE_{__version__}"[:16]
+#: (0002,0100): (0002,0102) is ours, in the form that the docstring of this module gives.
+PRIVATE_CREATOR_UID = uids.derive("dicomnode", "private information of file meta", "received at")
+#: What (0008,0070) Manufacturer says in results of this program.
+MANUFACTURER = "dicomnode"
+
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_MODALITY, _MAKER, _SERIAL = 0x00080060, 0x00080070, 0x00181000
+_STUDY, _SERIES = 0x0020000D, 0x0020000E
+_WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _MAKER, _SERIAL, _STUDY, _SERIES))
+#: Before SOP Instance UID stand dates, a character set and perhaps a language sequence: this is plenty.
+_PEEK_MAX_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent an instance, to whom, from where and when."""
+
+    calling_ae: str
+    called_ae: str
+    #: Address of the sender as the socket gave it.
+    address: str
+    #: Aware UTC.
+    received_at: datetime
+
+
+# -- writing
+def file_meta(
+    sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, sender: Sender, *, receiver: tuple[str, int] = ("", 0),
+) -> bytes:
+    """Give preamble, prefix and group 2 of a spool file; ``receiver`` is our own address and port."""
+    calling, called = sender.calling_ae.encode("ascii"), sender.called_ae.encode("ascii")
+    address = _uri(sender.address).encode("ascii")
+    body = b"".join((
+        _element(0x0001, b"OB", b"\x00\x01"),
+        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+        _element(0x0003, b"UI", sop_instance_uid.encode("ascii")),
+        _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
+        _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
+        _element(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode("ascii")),
+        _element(0x0016, b"AE", calling),
+        _element(0x0017, b"AE", calling),
+        _element(0x0018, b"AE", called),
+        _element(0x0026, b"UR", address),
+        _element(0x0027, b"UR", address),
+        _element(0x0028, b"UR", _uri(*receiver).encode("ascii")),
+        _element(0x0100, b"UI", PRIVATE_CREATOR_UID.encode("ascii")),
+        _element(0x0102, b"OB", sender.received_at.astimezone(UTC).isoformat(timespec="microseconds").encode("ascii")),
+    ))
+    return bytes(128) + b"DICM" + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
+
+
+def _uri(address: str, port: int = 0) -> str:
+    if not address:
+        return ""
+    host = f"[{address}]" if ":" in address else address
+    return f"dicom://{host}:{port}" if port else f"dicom://{host}"
+
+
+def _element(number: int, vr: bytes, value: bytes) -> bytes:
+    """One element of group 2, Explicit VR Little Endian, padded to even length (PS3.5 section 6.2)."""
+    if len(value) % 2:
+        value += b"\0" if vr in (b"UI", b"OB") else b" "
+    if vr in (b"OB", b"UR"):
+        return struct.pack("<HH2sHL", 0x0002, number, vr, 0, len(value)) + value
+    return struct.pack("<HH2sH", 0x0002, number, vr, len(value)) + value
+
+
+# -- reading
+def peek(stream: BinaryIO) -> tuple[str, str]:
+    """Give SOP Class UID and SOP Instance UID as the data set itself says them; ``stream`` stands at the preamble.
+
+    Raises
+    ------
+    CannotUnderstand
+        The data set cannot be read that far, or one of the two is no UID.
+    """
+    try:
+        meta = _read_meta(stream)
+        found = _walk(stream, meta, frozenset((_SOP_CLASS, _SOP_INSTANCE)), limit=_PEEK_MAX_BYTES)
+    except Broken as error:
+        raise CannotUnderstand(f"the data set cannot be read up to (0008,0018): {error}") from None
+    pair = _uid(found.get(_SOP_CLASS)), _uid(found.get(_SOP_INSTANCE))
+    if not all(pair):
+        raise CannotUnderstand("(0008,0016) or (0008,0018) is absent or no UID")
+    return pair
+
+
+def header(stream: BinaryIO, *, instance_id: str, location: str, node_id: str) -> Instance:
+    """Make the `Instance` of a spooled file; ``stream`` is seekable.
+
+    Raises
+    ------
+    Undecodable
+        The header cannot be read up to Series Instance UID, or there is no SOP Class or SOP Instance UID.
+    """
+    try:
+        meta = _read_meta(stream)
+        found = _walk(stream, meta, _WANTED)
+    except Broken as error:
+        raise Undecodable(f"the header cannot be read: {error}") from None
+    sop_class, sop_instance = _uid(found.get(_SOP_CLASS)), _uid(found.get(_SOP_INSTANCE))
+    if not sop_class or not sop_instance:
+        raise Undecodable("(0008,0016) or (0008,0018) is absent or no UID")
+    sender = meta.sender(stream)
+    size, digest = _digest(stream, meta.end)
+    return Instance(
+        instance_id=instance_id,
+        sop_class_uid=sop_class,
+        sop_instance_uid=sop_instance,
+        series_instance_uid=_uid(found.get(_SERIES)),
+        study_instance_uid=_uid(found.get(_STUDY)),
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        modality=_modality(found.get(_MODALITY)),
+        calling_ae=sender.calling_ae,
+        called_ae=sender.called_ae,
+        address=sender.address,
+        received_at=sender.received_at,
+        location=location,
+        size_bytes=size,
+        sha256=digest,
+        own_result=_text(found.get(_MAKER)) == MANUFACTURER and _text(found.get(_SERIAL)) == node_id,
+    )
+
+
+def data_set_start(stream: BinaryIO) -> int:
+    """Give the offset of the data set behind preamble and file meta; raises `Undecodable`."""
+    try:
+        return _read_meta(stream).end
+    except Broken as error:
+        raise Undecodable(f"the file meta cannot be read: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Meta:
+    """Group 2 as read: values by element number, and where the data set begins."""
+
+    values: dict[int, bytes]
+    end: int
+    transfer_syntax_uid: str
+
+    def sender(self, stream: BinaryIO) -> Sender:
+        """Who sent it; empty texts and the file's time where the file meta is not ours."""
+        received_at = None
+        if _text(self.values.get(0x0100)) == PRIVATE_CREATOR_UID:
+            try:
+                received_at = datetime.fromisoformat(_text(self.values.get(0x0102)))
+            except ValueError:
+                received_at = None
+        return Sender(
+            calling_ae=_ae_title(self.values.get(0x0017, self.values.get(0x0016))),
+            called_ae=_ae_title(self.values.get(0x0018)),
+            address=_host(self.values.get(0x0027, self.values.get(0x0026))),
+            received_at=received_at if received_at is not None and received_at.tzinfo else _file_time(stream),
+        )
+
+
+def _read_meta(stream: BinaryIO) -> _Meta:
+    """Read group 2 with or without its preamble; leaves the stream anywhere."""
+    stream.seek(0)
+    start = 132 if stream.read(132)[128:] == b"DICM" else 0
+    stream.seek(start)
+    walker = Walker(plain(stream), Encoding(implicit=False, little=True))
+    values: dict[int, bytes] = {}
+    end, limit = start, None
+    while limit is None or end < limit:
+        if walker.group() != 0x0002:
+            break
+        tag, value = walker.element(keep=True)
+        end = stream.tell()
+        values.setdefault(tag & 0xFFFF, value)
+        if tag == 0x00020000 and len(value) == 4 and limit is None:
+            limit = end + int(struct.unpack("<L", value)[0])
+    syntax = _uid(values.get(0x0010))
+    if not syntax:
+        stream.seek(end)
+        vr = stream.read(6)[4:6]
+        syntax = ExplicitVRLittleEndian if vr.isalpha() and vr.isupper() else ImplicitVRLittleEndian
+    return _Meta(values, end, str(syntax))
+
+
+def _walk(stream: BinaryIO, meta: _Meta, wanted: frozenset[int], limit: int | None = None) -> dict[int, bytes]:
+    """Give the wanted top-level elements; stops behind the last of them."""
+    syntax = UID(meta.transfer_syntax_uid)
+    known = syntax.is_transfer_syntax and not syntax.is_private
+    encoding = Encoding(implicit=known and syntax.is_implicit_VR, little=not known or syntax.is_little_endian)
+    stream.seek(meta.end)
+    source = deflated(stream, limit) if known and syntax.is_deflated else plain(stream, limit)
+    walker = Walker(source, encoding)
+    walker.settle()
+    found: dict[int, bytes] = {}
+    last = max(wanted)
+    while (tag := walker.tag()) is not None and tag <= last:
+        tag, value = walker.element(keep=tag in wanted)
+        if tag in wanted:
+            found.setdefault(tag, value)
+        if tag == last:
+            break
+    return found
+
+
+def _digest(stream: BinaryIO, start: int) -> tuple[int, str]:
+    stream.seek(start)
+    size, digest = 0, hashlib.sha256()
+    while chunk := stream.read(_CHUNK_BYTES):
+        size += len(chunk)
+        digest.update(chunk)
+    return size, digest.hexdigest()
+
+
+# -- values of others, taken only in the form that the standard gives them
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("ascii", "replace").strip(" \0")
+
+
+def _uid(value: bytes | None) -> str:
+    text = _text(value)
+    return text if re.fullmatch(r"[0-9.]{1,64}", text) else ""
+
+
+def _ae_title(value: bytes | None) -> str:
+    text = _text(value)
+    return text if re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", text) else ""
+
+
+def _modality(value: bytes | None) -> str:
+    text = _text(value).split("\\", maxsplit=1)[0].strip(" ").upper()
+    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else ""
+
+
+def _host(value: bytes | None) -> str:
+    try:
+        parts = urlsplit(_text(value))
+    except ValueError:
+        return ""
+    host = parts.hostname or ""
+    return host if parts.scheme == "dicom" and re.fullmatch(r"[0-9A-Za-z.:%_-]{1,64}", host) else ""
+
+
+def _file_time(stream: BinaryIO) -> datetime:
+    try:
+        seconds = os.fstat(stream.fileno()).st_mtime
+    except OSError:  # io.UnsupportedOperation is one: a stream in memory
+        seconds = 0.0
+    return datetime.fromtimestamp(seconds, UTC)
