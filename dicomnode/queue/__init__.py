@@ -8,7 +8,11 @@ of ``dicomnode queue`` use the last group of methods.
 **States** instance ``waiting → active → done``, else ``deferred``, ``hold``, ``quarantine``, ``duplicate``, ``own``,
 ``dropped``; delivery ``ready → active → delivered``, else ``deferred``, ``hold``, ``expired``, ``dropped``.
 
-**Fails** Ending a claim that is no longer held raises `LeaseLost`; naming what is not there raises `NotFound`.
+Rows of one SOP Instance UID are worked one after another: `claim` passes over an instance while another one with its UID
+is active, or an earlier one is still to be worked.
+
+**Fails** Ending a claim that is no longer held raises `LeaseLost`; naming what is not there raises `NotFound`; a backend
+that cannot answer raises `QueueUnavailable`.
 """
 
 from __future__ import annotations
@@ -16,11 +20,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
+from dicomnode.errors import Actor, Transient
 from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
 
 InstanceState = Literal["waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped"]
+
+
+class QueueUnavailable(Transient):
+    """The queue cannot be asked now: it is locked, unreachable or damaged."""
+
+    code = "queue_unavailable"
+    actor: ClassVar[Actor] = "administrator"
+
+
+class QueueDamaged(QueueUnavailable):
+    """The file of the queue is no sound database; it can be made anew from the spool."""
+
+    code = "queue_damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +62,9 @@ class Claim:
     generation: int
     #: A person released this instance from redaction hold: its pixels leave as they are.
     waived: bool
-    #: Results of the former generations, (kind, SOP Class UID, SOP Instance UID).
+    #: A person released it although its pixels differ from those that came before under its UID.
+    accepted: bool
+    #: Results of the former generations, (kind, SOP Class UID, SOP Instance UID); originals are none.
     predecessors: tuple[tuple[OutputKind, str, str], ...]
 
 
@@ -105,7 +125,8 @@ class Queue(Protocol):
         """Insert a row, or do nothing and give None when ``instance_id`` has one.
 
         The state is ``own`` for an own result; ``duplicate`` when an earlier row (not dropped, not quarantined) has the
-        same SOP Instance UID and the same sha256; else ``waiting``.
+        same SOP Instance UID and the same sha256; else ``waiting``. A duplicate alone, whose original was dropped or
+        quarantined, makes no duplicate.
         """
         ...
 
@@ -117,13 +138,20 @@ class Queue(Protocol):
         """Every ``instance_id`` whose file is still kept, with its location."""
         ...
 
+    def known(self, instance_id: str) -> bool:
+        """Say whether this instance has a row."""
+        ...
+
     # -- work (worker)
     def claim(self, owner: Owner, now: datetime) -> Claim | None:
         """Take the oldest row that is waiting, or deferred and due; its attempt is counted now."""
         ...
 
     def siblings(self, instance: Instance) -> tuple[Sibling, ...]:
-        """Earlier rows of the same SOP Instance UID that were worked or set aside, oldest first."""
+        """Earlier rows of the same SOP Instance UID that are, were or will be worked or are on hold, oldest first.
+
+        A quarantined one counts when its pixels are known.
+        """
         ...
 
     def finish(
@@ -187,7 +215,10 @@ class Queue(Protocol):
 
     # -- keeping (keeper)
     def reclaim(self, alive: Callable[[Owner], bool]) -> tuple[Reclaimed, ...]:
-        """Take back rows of owners that are not alive; the third death on one instance is quarantine."""
+        """Take back rows of owners that are not alive; the third death on one instance is quarantine, on one delivery hold.
+
+        Of the deliveries that a dead owner held for one destination only the oldest counts a death: that one was in hand.
+        """
         ...
 
     def removable(self, before: datetime) -> tuple[tuple[str, str], ...]:
@@ -204,33 +235,54 @@ class Queue(Protocol):
         """Delete rows of instances whose files are gone and that ended before ``before``; gives how many."""
         ...
 
+    def results(self) -> frozenset[str]:
+        """Locations of the results that deliveries need or have not yet been removed for."""
+        ...
+
+    def untold(self, limit: int) -> tuple[Mapping[str, object], ...]:
+        """Abnormal findings that nobody was told of yet: instance_id, model, finding, probability; oldest first."""
+        ...
+
+    def told(self, instance_ids: Iterable[str]) -> None:
+        """Note that these findings were told."""
+        ...
+
     # -- people (`dicomnode queue`)
     def rows(self, *, states: Sequence[str] = (), limit: int = 0) -> tuple[Mapping[str, object], ...]:
-        """Instances with their deliveries as plain mappings, oldest first; 0 is no limit."""
+        """Instances with their deliveries as plain mappings, oldest first; 0 is no limit.
+
+        An instance is in a state when it or one of its deliveries is.
+        """
         ...
 
     def find(self, key: str) -> tuple[Mapping[str, object], ...]:
-        """Instances by instance_id, source SOP Instance UID or result UID, with deliveries."""
+        """Instances by instance_id, source SOP Instance UID or result UID, with ``deliveries`` and ``acts``; oldest first."""
         ...
 
-    def counts(self) -> Mapping[str, Mapping[str, object]]:
-        """Per state: number, bytes, oldest; for ``instances``, ``deliveries`` and per destination."""
-        ...
-
-    def retry(self, instance_id: str, now: datetime) -> int:
-        """Work or send again under the same rules: a deferred, held or quarantined instance becomes waiting, a held,
-        expired or deferred delivery with a file becomes ready; outputs held by redaction make the instance waiting with
-        the next generation. Gives the number of rows changed.
+    def counts(self) -> Mapping[str, Mapping[str, Mapping[str, object]]]:
+        """Per state ``count``, ``oldest`` and ``bytes`` (instances only), for ``instances``, ``deliveries`` and for each
+        destination as ``to <name>``; there ``lane`` has state, reason and since of the destination.
         """
         ...
 
-    def release(self, instance_id: str, now: datetime) -> int:
+    def retry(self, instance_id: str, now: datetime, who: str = "") -> int:
+        """Work or send again under the same rules: a deferred, held or quarantined instance becomes waiting, a held,
+        expired or deferred delivery with a file becomes ready; outputs held before they were made make the instance
+        waiting with the next generation. The row of an unreadable file is deleted: the next intake reads it again.
+        Gives the number of rows changed; what ``who`` did is kept, as for release and drop.
+        """
+        ...
+
+    def release(self, instance_id: str, now: datetime, who: str = "") -> int:
         """A person has looked: an instance on hold is worked although its pixels differ, outputs held by redaction are
         made with redaction waived (next generation), a delivery on hold is sent. Gives the number of rows changed.
+
+        Redaction is waived for the reason ``redaction_uncertain`` alone: what cannot be decoded was not looked at, so
+        outputs held for any other reason are made again under the same rules.
         """
         ...
 
-    def drop(self, instance_id: str, now: datetime) -> int:
+    def drop(self, instance_id: str, now: datetime, who: str = "") -> int:
         """A person gives up: everything not yet ended of this instance becomes ``dropped``."""
         ...
 

@@ -1,0 +1,132 @@
+"""The queue's answers to the keeper, in SQL: dead processes, retention, old rows, findings to tell."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Literal
+
+from dicomnode.errors import DiedThrice
+from dicomnode.queue import Owner, Reclaimed
+from dicomnode.queue.database import Database, owner_of, to_db
+
+#: The death that sets a row aside.
+LAST_DEATH = 3
+#: Rows changed in one transaction, so that intake never waits long behind keeping.
+_BATCH = 500
+
+_OWNERS = """
+SELECT owner FROM instances WHERE owner IS NOT NULL UNION SELECT owner FROM deliveries WHERE owner IS NOT NULL
+"""
+#: Only the oldest delivery that an owner held for a destination was in hand; the others waited in its batch.
+_DEATHS = """
+UPDATE deliveries SET deaths = deaths + 1 WHERE delivery_id IN (
+    SELECT min(delivery_id) FROM deliveries WHERE owner = ? GROUP BY destination)
+"""
+_SOURCES = """
+SELECT 'source', location FROM instances AS i
+WHERE i.file_gone = 0 AND i.state IN ('done', 'duplicate', 'own', 'dropped') AND i.since < :before
+    AND NOT EXISTS (
+        SELECT 1 FROM deliveries AS d
+        WHERE d.instance_id = i.instance_id AND (d.state NOT IN ('delivered', 'dropped') OR d.since >= :before))
+"""
+_RESULTS = """
+SELECT 'result', location FROM deliveries
+WHERE file_gone = 0 AND location <> ''
+GROUP BY location
+HAVING sum(state NOT IN ('delivered', 'dropped') OR since >= :before) = 0
+"""
+_FORGETTABLE = """
+SELECT instance_id FROM instances AS i
+WHERE i.file_gone = 1 AND i.since < :before AND i.state IN ('done', 'duplicate', 'own', 'dropped')
+    AND NOT EXISTS (
+        SELECT 1 FROM deliveries AS d
+        WHERE d.instance_id = i.instance_id
+            AND (d.state NOT IN ('delivered', 'dropped') OR d.since >= :before OR d.location <> '' AND d.file_gone = 0))
+LIMIT :limit
+"""
+
+
+class Keeping(Database):
+    """What the keeper asks beside intake."""
+
+    def reclaim(self, alive: Callable[[Owner], bool]) -> tuple[Reclaimed, ...]:
+        """Take back rows of owners that are not alive."""
+        dead = [row[0] for row in self._all(_OWNERS) if not alive(owner_of(row[0]))]
+        taken: list[Reclaimed] = []
+        for owner in dead:
+            with self._transaction() as connection:
+                connection.execute("UPDATE instances SET deaths = deaths + 1 WHERE owner = ?", (owner,))
+                connection.execute(_DEATHS, (owner,))
+                taken += _give_back(connection, "instance", owner, "waiting", "quarantine")
+                taken += _give_back(connection, "delivery", owner, "ready", "hold")
+        return tuple(taken)
+
+    def removable(self, before: datetime) -> tuple[tuple[str, str], ...]:
+        """(kind, location) of files whose rows ended before ``before``."""
+        values = {"before": to_db(before)}
+        return tuple((row[0], row[1]) for sql in (_SOURCES, _RESULTS) for row in self._all(sql, values))
+
+    def removed(self, locations: Iterable[str]) -> None:
+        """Note that these files are gone."""
+        for batch in _batches(locations):
+            values = [(location,) for location in batch]
+            with self._transaction() as connection:
+                connection.executemany("UPDATE instances SET file_gone = 1 WHERE location = ? AND file_gone = 0", values)
+                connection.executemany("UPDATE deliveries SET file_gone = 1 WHERE location = ? AND file_gone = 0", values)
+
+    def forget(self, before: datetime) -> int:
+        """Delete rows of instances whose files are gone and that ended before ``before``."""
+        forgotten = 0
+        while True:
+            with self._transaction() as connection:
+                rows = connection.execute(_FORGETTABLE, {"before": to_db(before), "limit": _BATCH}).fetchall()
+                ids = [(row[0],) for row in rows]
+                connection.executemany("DELETE FROM instances WHERE instance_id = ?", ids)  # deliveries go with it
+                connection.executemany("DELETE FROM acts WHERE instance_id = ?", ids)
+            forgotten += len(ids)
+            if len(ids) < _BATCH:
+                return forgotten
+
+    def results(self) -> frozenset[str]:
+        """Locations of the results that rows still count on."""
+        rows = self._all("SELECT DISTINCT location FROM deliveries WHERE file_gone = 0 AND location <> ''")
+        return frozenset(row[0] for row in rows)
+
+    def untold(self, limit: int) -> tuple[Mapping[str, object], ...]:
+        """Abnormal findings that nobody was told of yet, oldest first."""
+        rows = self._all(
+            "SELECT instance_id, model, finding, finding_probability AS probability FROM instances "
+            "WHERE abnormal = 1 AND told = 0 ORDER BY instance_id LIMIT ?", (limit,),
+        )
+        return tuple(dict(row) for row in rows)
+
+    def told(self, instance_ids: Iterable[str]) -> None:
+        """Note that these findings were told."""
+        with self._transaction() as connection:
+            connection.executemany("UPDATE instances SET told = 1 WHERE instance_id = ?", [(one,) for one in instance_ids])
+
+
+def _give_back(
+    connection: sqlite3.Connection, kind: Literal["instance", "delivery"], owner: str, again: str, aside: str,
+) -> list[Reclaimed]:
+    table = {"instance": "instances", "delivery": "deliveries"}[kind]
+    rows = connection.execute(f"SELECT * FROM {table} WHERE owner = ?", (owner,)).fetchall()  # noqa: S608 - one of two
+    connection.execute(
+        f"UPDATE {table} SET owner = NULL, since = :now, "  # noqa: S608
+        "state = CASE WHEN deaths >= :last THEN :aside ELSE :again END, "
+        "reason = CASE WHEN deaths >= :last THEN :reason ELSE '' END WHERE owner = :owner",
+        {
+            "now": to_db(datetime.now(UTC)), "last": LAST_DEATH, "aside": aside, "again": again, "reason": DiedThrice.code,
+            "owner": owner,
+        },
+    )
+    return [Reclaimed(kind, row["instance_id"], row["attempt"], row["deaths"] >= LAST_DEATH) for row in rows]
+
+
+def _batches(items: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    source = iter(items)
+    while batch := tuple(islice(source, _BATCH)):
+        yield batch

@@ -1,0 +1,218 @@
+"""The queue's answers to intake and worker, in SQL: add, claim, and the five ways to end a claim."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import get_args
+
+from dicomnode.errors import LeaseLost
+from dicomnode.queue import Claim, InstanceState, NewOutput, Owner, Sibling, Summary
+from dicomnode.queue.database import Database, from_db, owner_text, to_db
+from dicomnode.records import Held, Instance
+
+_STATES: Mapping[str, InstanceState] = {state: state for state in get_args(InstanceState)}
+_FIELDS = (
+    "instance_id", "sop_class_uid", "sop_instance_uid", "series_instance_uid", "study_instance_uid", "transfer_syntax_uid",
+    "modality", "calling_ae", "called_ae", "address", "location", "size_bytes", "sha256",
+)
+_ADD = f"""
+INSERT INTO instances ({", ".join(_FIELDS)}, received_at, own_result, state, reason, since)
+VALUES ({", ".join(f":{name}" for name in _FIELDS)}, :received_at, :own_result, :state, '', :since)
+"""  # noqa: S608 - names of our own columns
+_SAME_BYTES = """
+SELECT 1 FROM instances AS e
+WHERE e.sop_instance_uid = :sop_instance_uid AND e.sha256 = :sha256
+    AND (e.state IN ('waiting', 'active', 'deferred', 'done', 'hold')
+        OR e.state = 'duplicate' AND EXISTS (
+            SELECT 1 FROM instances AS o
+            WHERE o.sop_instance_uid = e.sop_instance_uid AND o.state IN ('waiting', 'active', 'deferred', 'done', 'hold')))
+LIMIT 1
+"""
+#: Nothing else of this SOP Instance UID is in hand or, earlier than this, to be worked.
+_FREE = """
+NOT EXISTS (
+    SELECT 1 FROM instances AS e
+    WHERE e.sop_instance_uid = i.sop_instance_uid AND e.instance_id <> i.instance_id
+        AND (e.state = 'active' OR e.state IN ('waiting', 'deferred') AND e.instance_id < i.instance_id))
+"""
+_NEXT = f"""
+SELECT * FROM (
+    SELECT * FROM (
+        SELECT * FROM instances AS i WHERE i.state = 'waiting' AND {_FREE} ORDER BY i.instance_id LIMIT 1)
+    UNION ALL
+    SELECT * FROM (
+        SELECT * FROM instances AS i
+        WHERE i.state = 'deferred' AND i.due_at <= ? AND {_FREE} ORDER BY i.instance_id LIMIT 1)
+) ORDER BY instance_id LIMIT 1
+"""  # noqa: S608 - constants
+_PREDECESSORS = """
+SELECT kind, sop_class_uid, sop_instance_uid FROM deliveries
+WHERE instance_id = ? AND generation < ? AND location <> '' AND kind <> 'original'
+GROUP BY kind, sop_class_uid, sop_instance_uid ORDER BY min(delivery_id)
+"""
+_SIBLINGS = """
+SELECT instance_id, state, pixel_digest FROM instances
+WHERE sop_instance_uid = ? AND instance_id < ?
+    AND (state IN ('waiting', 'active', 'deferred', 'done', 'hold') OR state = 'quarantine' AND pixel_digest <> '')
+ORDER BY instance_id
+"""
+_DELIVER = """
+INSERT INTO deliveries (
+    instance_id, generation, kind, destination, state, since, created_at, life_from,
+    location, sop_class_uid, sop_instance_uid, transfer_syntax_uid, identity)
+VALUES (?, ?, ?, ?, 'ready', ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+_HELD = """
+INSERT INTO deliveries (instance_id, generation, kind, destination, state, reason, since, created_at, life_from)
+VALUES (?, ?, ?, ?, 'hold', ?, ?, ?, ?)
+"""
+
+
+def instance_of(row: sqlite3.Row) -> Instance:
+    """Make the record of a row."""
+    return Instance(
+        **{name: row[name] for name in _FIELDS}, received_at=from_db(row["received_at"]), own_result=bool(row["own_result"]),
+    )
+
+
+class Work(Database):
+    """What the keeper's intake and the workers ask."""
+
+    # -- intake
+    def add(self, instance: Instance) -> InstanceState | None:
+        """Insert a row; None when there is one."""
+        values: dict[str, object] = {name: getattr(instance, name) for name in _FIELDS}
+        values |= {
+            "received_at": to_db(instance.received_at), "own_result": int(instance.own_result),
+            "since": to_db(datetime.now(UTC)),
+        }
+        with self._transaction() as connection:
+            if _has_row(connection, instance.instance_id):
+                return None
+            state = "waiting"
+            if instance.own_result:
+                state = "own"
+            elif connection.execute(_SAME_BYTES, values).fetchone():
+                state = "duplicate"
+            connection.execute(_ADD, values | {"state": state})
+            return _STATES[state]
+
+    def add_unreadable(self, instance_id: str, location: str, size_bytes: int, received_at: datetime, reason: str) -> None:
+        """Insert a quarantine row for a file whose header cannot be read."""
+        with self._transaction() as connection:
+            if not _has_row(connection, instance_id):
+                connection.execute(
+                    "INSERT INTO instances (instance_id, state, reason, since, location, size_bytes, received_at) "
+                    "VALUES (?, 'quarantine', ?, ?, ?, ?, ?)",
+                    (instance_id, reason, to_db(datetime.now(UTC)), location, size_bytes, to_db(received_at)),
+                )
+
+    def locations(self) -> Mapping[str, str]:
+        """Every instance whose file is kept, with its location."""
+        return {row[0]: row[1] for row in self._all("SELECT instance_id, location FROM instances WHERE file_gone = 0")}
+
+    def known(self, instance_id: str) -> bool:
+        """Say whether this instance has a row."""
+        return bool(self._all("SELECT 1 FROM instances WHERE instance_id = ?", (instance_id,)))
+
+    # -- work
+    def claim(self, owner: Owner, now: datetime) -> Claim | None:
+        """Take the oldest row that may be worked."""
+        # Asked first without the write lock: idle workers ask several times a second.
+        if not self._all(_NEXT, (to_db(now),)):
+            return None
+        with self._transaction() as connection:
+            row = connection.execute(_NEXT, (to_db(now),)).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE instances SET state = 'active', owner = ?, attempt = attempt + 1, due_at = NULL, reason = '', "
+                "since = ? WHERE instance_id = ?",
+                (owner_text(owner), to_db(now), row["instance_id"]),
+            )
+            former = connection.execute(_PREDECESSORS, (row["instance_id"], row["generation"])).fetchall()
+        return Claim(
+            instance=instance_of(row), attempt=row["attempt"] + 1, generation=row["generation"],
+            waived=bool(row["waived"]), accepted=bool(row["accepted"]), predecessors=tuple(tuple(one) for one in former),
+        )
+
+    def siblings(self, instance: Instance) -> tuple[Sibling, ...]:
+        """Earlier rows of the same SOP Instance UID, oldest first."""
+        rows = self._all(_SIBLINGS, (instance.sop_instance_uid, instance.instance_id))
+        return tuple(Sibling(row[0], _STATES[row[1]], row[2]) for row in rows)
+
+    def finish(
+        self, claim: Claim, owner: Owner, summary: Summary, outputs: Sequence[NewOutput], held: Sequence[Held], now: datetime,
+    ) -> None:
+        """End the claim as done and make its deliveries."""
+        instance_id, time = claim.instance.instance_id, to_db(now)
+        with self._transaction() as connection:
+            _end(connection, claim, owner, "done", now=now)
+            for output in outputs:
+                for destination in output.destinations:
+                    connection.execute(_DELIVER, (
+                        instance_id, claim.generation, output.kind, destination, time, time, time, output.location,
+                        output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity,
+                    ))
+            for item in held:
+                for destination in item.destinations:
+                    connection.execute(
+                        _HELD, (instance_id, claim.generation, item.kind, destination, item.reason, time, time, time),
+                    )
+            connection.execute(
+                "UPDATE instances SET body_part = ?, probability = ?, rule = ?, model = ?, finding = ?, "
+                "finding_probability = ?, abnormal = ?, told = 0, regions = ?, pixel_digest = ?, stage_ms = ?, "
+                "made = (SELECT count(*) FROM deliveries AS d WHERE d.instance_id = instances.instance_id) "
+                "WHERE instance_id = ?",
+                (
+                    summary.body_part, summary.probability, summary.rule, summary.model, summary.finding,
+                    summary.finding_probability, int(summary.abnormal), summary.regions, summary.pixel_digest,
+                    json.dumps(dict(summary.stage_ms)), instance_id,
+                ),
+            )
+
+    def defer(self, claim: Claim, owner: Owner, reason: str, due: datetime) -> None:
+        """End the claim; due again at ``due``."""
+        with self._transaction() as connection:
+            _end(connection, claim, owner, "deferred", reason=reason, due=due)
+
+    def hold(self, claim: Claim, owner: Owner, reason: str, pixel_digest: str = "") -> None:
+        """End the claim; a person must look."""
+        with self._transaction() as connection:
+            _end(connection, claim, owner, "hold", reason=reason, pixel_digest=pixel_digest)
+
+    def quarantine(self, claim: Claim, owner: Owner, reason: str) -> None:
+        """End the claim; cannot be worked."""
+        with self._transaction() as connection:
+            _end(connection, claim, owner, "quarantine", reason=reason)
+
+    def duplicate(self, claim: Claim, owner: Owner, pixel_digest: str) -> None:
+        """End the claim; the same pixels were worked before."""
+        with self._transaction() as connection:
+            _end(connection, claim, owner, "duplicate", pixel_digest=pixel_digest)
+
+
+def _has_row(connection: sqlite3.Connection, instance_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM instances WHERE instance_id = ?", (instance_id,)).fetchone() is not None
+
+
+def _end(
+    connection: sqlite3.Connection, claim: Claim, owner: Owner, state: InstanceState, *, reason: str = "",
+    due: datetime | None = None, pixel_digest: str = "", now: datetime | None = None,
+) -> None:
+    """End a claim that is still held; the attempt tells it from a later claim of the same process."""
+    changed = connection.execute(
+        "UPDATE instances SET state = ?, owner = NULL, reason = ?, due_at = ?, since = ?, "
+        "pixel_digest = CASE ? WHEN '' THEN pixel_digest ELSE ? END "
+        "WHERE instance_id = ? AND state = 'active' AND owner = ? AND attempt = ?",
+        (
+            state, reason, None if due is None else to_db(due), to_db(now or datetime.now(UTC)), pixel_digest, pixel_digest,
+            claim.instance.instance_id, owner_text(owner), claim.attempt,
+        ),
+    ).rowcount
+    if changed != 1:
+        raise LeaseLost(f"{claim.instance.instance_id}: the claim of this process has ended")
