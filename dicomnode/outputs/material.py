@@ -149,4 +149,5 @@ def frame_number(material: Material) -> int | None:
         frames = int(str(material.image.dataset.get("NumberOfFrames") or 1))
     except ValueError:
         return None
-    return frames // 2 + 1 if frames > 1 else None
+    # The frame that `stages.look` shows to the models.
+    return (frames - 1) // 2 + 1 if frames > 1 else None

@@ -1,0 +1,147 @@
+"""Secondary captures: the picture, its caption, and whose it is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomnode.errors import StageFailed
+from dicomnode.outputs import caption, sc
+from dicomnode.records import Findings
+from tests.unit.materials import (
+    CHARSETS,
+    UNSURE,
+    grey,
+    marked_dx,
+    material,
+    pydicom_file,
+    read,
+    traces,
+    written,
+)
+
+
+def colour(rows: int = 96, cols: int = 64) -> np.ndarray:
+    """A grey ramp in colours."""
+    return np.dstack([grey(rows, cols)] * 3)
+
+
+@pytest.mark.parametrize("identity", ["kept", "removed"])
+def test_repeats(identity):
+    """The same material gives the same bytes, letters included."""
+    first, second = (written(sc.build(material(marked_dx(), identity, picture=grey()))) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("picture", [grey(), colour()], ids=["grey", "colour"])
+def test_picture_is_whole_and_the_caption_below(picture):
+    """The caption stands under the picture, whose pixels are those of redaction, enlarged; nothing is written over it."""
+    ds = read(sc.build(material(marked_dx(), picture=picture)))
+    pixels = ds.pixel_array
+    large = caption.scale(picture)
+    left = (pixels.shape[1] - large.shape[1]) // 2
+    assert np.array_equal(pixels[: large.shape[0], left : left + large.shape[1]], large)
+    assert (pixels[large.shape[0] :] > 128).any()
+    assert ds.PhotometricInterpretation == ("MONOCHROME2" if picture.ndim == 2 else "RGB")
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "longest"),
+    [(3000, 2000, 1024), (2000, 3000, 1024), (700, 600, 700), (128, 100, 512), (64, 64, 256), (1, 9, 36)],
+)
+def test_longest_side(rows, cols, longest):
+    """Large pictures come down to 1024, small ones up to 512 or four times."""
+    assert max(caption.scale(grey(rows, cols)).shape) == longest
+
+
+def test_pixels_come_out_square():
+    """A pixel twice as high as wide gives a picture twice as high."""
+    assert caption.scale(grey(100, 100), aspect=2.0).shape == (512, 256)
+    assert caption.scale(grey(100, 100), aspect=0.5).shape == (256, 512)
+    spaced = Dataset()
+    spaced.PixelSpacing = [2, 1]
+    assert sc._aspect(spaced) == 2
+    assert sc._aspect(Dataset()) == 1
+
+
+def test_caption_tells_the_result():
+    """A result changes the caption and not the picture."""
+    told = read(sc.build(material(marked_dx(), picture=grey()))).pixel_array
+    unsure = read(sc.build(material(marked_dx(), picture=grey(), route=UNSURE, findings=Findings()))).pixel_array
+    high = caption.scale(grey()).shape[0]
+    assert np.array_equal(told[:high], unsure[:high])
+    assert told[high:].shape != unsure[high:].shape or not np.array_equal(told[high:], unsure[high:])
+
+
+def test_long_lines_fit():
+    """The longest label that a card may have is not cut at the edge."""
+    lines = ["x" * 72]
+    canvas = caption.below(grey(10, 10), lines)
+    assert canvas[:, -4:].max() == 0
+    assert canvas[10:].max() == 255
+
+
+def test_middle_frame_is_asked_for():
+    """Of a multi-frame source the middle frame is shown and named."""
+    asked = []
+
+    def picture(frame):
+        asked.append(frame)
+        return grey()
+
+    coded = SimpleNamespace(redacted=SimpleNamespace(picture=picture))
+    ds = read(sc.build(material(marked_dx(frames=5), coded=coded)))
+    assert asked == [2]
+    assert ds.SourceImageSequence[0].ReferencedFrameNumber == 3
+
+
+@pytest.mark.parametrize("charset", sorted(CHARSETS))
+def test_inside_keeps_the_patient(charset):
+    """Inside, the capture files under the patient, in the source's character set."""
+    ds = read(sc.build(material(marked_dx(charset), picture=grey())))
+    assert ds.PatientName == CHARSETS[charset].name
+    assert (ds.PatientID, ds.AccessionNumber) == ("ZZID4711", "ZZACC0815")
+
+
+@pytest.mark.parametrize("charset", sorted(CHARSETS))
+def test_outside_knows_nobody(charset):
+    """Outside, no name, number, date or UID of the patient occurs in the bytes, in any encoding."""
+    data = written(sc.build(material(marked_dx(charset), "removed", picture=np.zeros((64, 64), np.uint8))))
+    assert [trace for trace in traces(charset) if trace in data] == []
+    assert b"1.2.826.0.1.3680043.9.99" not in data
+    assert b"20310709" not in data
+
+
+def test_caption_names_nobody():
+    """Two patients with the same result get the same pixels."""
+    one, other = (read(sc.build(material(marked_dx(c), picture=grey()))).PixelData for c in ("ascii", "utf-8"))
+    assert one == other
+
+
+def test_lost_stays_lost():
+    """A source that was compressed with loss gives a capture that says so, with ratio and method."""
+    lossy = read(sc.build(material(pydicom_file("SC_rgb_jpeg_dcmtk.dcm"), picture=colour())))
+    assert (lossy.LossyImageCompression, lossy.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+    assert float(lossy.LossyImageCompressionRatio) >= 1
+    assert read(sc.build(material(marked_dx(), picture=grey()))).LossyImageCompression == "00"
+
+
+def test_odd_number_of_bytes_is_padded():
+    """Pixel Data has even length whatever the size of the picture."""
+    ds = read(sc.build(material(marked_dx(), picture=grey(515, 513))))
+    assert len(ds.PixelData) % 2 == 0
+    assert len(ds.PixelData) - ds.Rows * ds.Columns in (0, 1)
+
+
+def test_no_redacted_pixels_no_capture():
+    """Without redaction's pixels there is no picture; it is refused, not made of others."""
+    with pytest.raises(StageFailed):
+        sc.build(material(marked_dx()))
+
+
+def test_own_result_is_marked():
+    """Manufacturer and serial number tell the node that this is its own when it comes back."""
+    assert material(written(sc.build(material(marked_dx(), picture=grey())))).instance.own_result
