@@ -236,7 +236,7 @@ class Queue(Protocol):
         ...
 
     def results(self) -> frozenset[str]:
-        """Locations of the results that deliveries need or have not yet been removed for."""
+        """Locations of the results that rows still count on; a file that is not among them belongs to nobody."""
         ...
 
     def untold(self, limit: int) -> tuple[Mapping[str, object], ...]:
@@ -245,6 +245,14 @@ class Queue(Protocol):
 
     def told(self, instance_ids: Iterable[str]) -> None:
         """Note that these findings were told."""
+        ...
+
+    def aside(self) -> tuple[int, int]:
+        """How many instances wait for a person, by themselves or by an output, and the bytes of their sources."""
+        ...
+
+    def day(self, after: datetime) -> Mapping[str, int]:
+        """What came and went since ``after``, and what waits now: received, delivered, waiting, held, quarantined."""
         ...
 
     # -- people (`dicomnode queue`)

@@ -15,10 +15,14 @@ from dicomnode.records import Delivery, Verdict
 Lane = Literal["up", "down", "blocked"]
 
 _DUE = """
-SELECT * FROM deliveries
-WHERE destination = :destination
-    AND (state = 'ready' OR state = 'deferred' AND due_at <= :now)
-ORDER BY delivery_id LIMIT :limit
+SELECT * FROM (
+    SELECT * FROM (
+        SELECT * FROM deliveries WHERE state = 'ready' AND destination = :destination ORDER BY delivery_id LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (
+        SELECT * FROM deliveries WHERE state = 'deferred' AND destination = :destination AND due_at <= :now
+        ORDER BY delivery_id LIMIT :limit)
+) ORDER BY delivery_id LIMIT :limit
 """
 _SETTLE = """
 UPDATE deliveries SET state = :state, owner = NULL, reason = :reason, status = :status, due_at = :due, since = :now

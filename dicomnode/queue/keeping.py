@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Literal
 
@@ -26,20 +26,20 @@ UPDATE deliveries SET deaths = deaths + 1 WHERE delivery_id IN (
     SELECT min(delivery_id) FROM deliveries WHERE owner = ? GROUP BY destination)
 """
 _SOURCES = """
-SELECT 'source', location FROM instances AS i
+SELECT 'source', location FROM instances AS i INDEXED BY instances_with_file
 WHERE i.file_gone = 0 AND i.state IN ('done', 'duplicate', 'own', 'dropped') AND i.since < :before
     AND NOT EXISTS (
         SELECT 1 FROM deliveries AS d
         WHERE d.instance_id = i.instance_id AND (d.state NOT IN ('delivered', 'dropped') OR d.since >= :before))
 """
 _RESULTS = """
-SELECT 'result', location FROM deliveries
+SELECT 'result', location FROM deliveries INDEXED BY deliveries_with_file
 WHERE file_gone = 0 AND location <> ''
 GROUP BY location
 HAVING sum(state NOT IN ('delivered', 'dropped') OR since >= :before) = 0
 """
 _FORGETTABLE = """
-SELECT instance_id FROM instances AS i
+SELECT instance_id FROM instances AS i INDEXED BY instances_without_file
 WHERE i.file_gone = 1 AND i.since < :before AND i.state IN ('done', 'duplicate', 'own', 'dropped')
     AND NOT EXISTS (
         SELECT 1 FROM deliveries AS d
@@ -47,6 +47,25 @@ WHERE i.file_gone = 1 AND i.since < :before AND i.state IN ('done', 'duplicate',
             AND (d.state NOT IN ('delivered', 'dropped') OR d.since >= :before OR d.location <> '' AND d.file_gone = 0))
 LIMIT :limit
 """
+_ASIDE = """
+SELECT count(*), coalesce(sum(size_bytes), 0) FROM instances WHERE instance_id IN (
+    SELECT instance_id FROM instances WHERE state IN ('hold', 'quarantine')
+    UNION SELECT instance_id FROM deliveries WHERE state IN ('hold', 'expired'))
+"""
+_DAY: Mapping[str, str] = {
+    "received": "SELECT count(*) FROM instances WHERE instance_id >= :first AND received_at >= :after",
+    "delivered": "SELECT count(*) FROM deliveries WHERE state = 'delivered' AND since >= :after",
+    "waiting": """
+        SELECT (SELECT count(*) FROM instances WHERE state IN ('waiting', 'active', 'deferred'))
+            + (SELECT count(*) FROM deliveries WHERE state IN ('ready', 'active', 'deferred'))""",
+    "held": """
+        SELECT (SELECT count(*) FROM instances WHERE state = 'hold')
+            + (SELECT count(*) FROM deliveries WHERE state IN ('hold', 'expired'))""",
+    "quarantined": "SELECT count(*) FROM instances WHERE state = 'quarantine'",
+}
+#: received_at is the peer's meta or our own clock; an id is older than that by no more than this.
+_SLACK = timedelta(days=1)
+
 
 
 class Keeping(Database):
@@ -107,6 +126,16 @@ class Keeping(Database):
         """Note that these findings were told."""
         with self._transaction() as connection:
             connection.executemany("UPDATE instances SET told = 1 WHERE instance_id = ?", [(one,) for one in instance_ids])
+
+    def aside(self) -> tuple[int, int]:
+        """How many instances wait for a person, by themselves or by an output, and the bytes of their sources."""
+        row = self._all(_ASIDE)[0]
+        return row[0], row[1]
+
+    def day(self, after: datetime) -> Mapping[str, int]:
+        """What came and went since ``after``, and what waits now: received, delivered, waiting, held, quarantined."""
+        values = {"first": f"{(after - _SLACK).astimezone(UTC):%Y%m%dT%H}", "after": to_db(after)}
+        return {name: self._all(sql, values)[0][0] for name, sql in _DAY.items()}
 
 
 def _give_back(

@@ -96,6 +96,7 @@ CREATE INDEX instances_by_state ON instances (state, instance_id);
 CREATE INDEX instances_by_uid ON instances (sop_instance_uid, instance_id);
 CREATE INDEX instances_by_owner ON instances (owner) WHERE owner IS NOT NULL;
 CREATE INDEX instances_with_file ON instances (location) WHERE file_gone = 0;
+CREATE INDEX instances_without_file ON instances (since) WHERE file_gone = 1;
 CREATE INDEX instances_to_tell ON instances (instance_id) WHERE abnormal = 1 AND told = 0;
 
 CREATE TRIGGER instances_transition BEFORE UPDATE OF state ON instances
@@ -147,7 +148,7 @@ CREATE UNIQUE INDEX deliveries_once ON deliveries (
     sop_instance_uid, destination, CASE kind WHEN 'original' THEN instance_id ELSE '' END
 ) WHERE location <> '';
 CREATE INDEX deliveries_by_instance ON deliveries (instance_id);
-CREATE INDEX deliveries_by_state ON deliveries (destination, state, delivery_id);
+CREATE INDEX deliveries_by_state ON deliveries (state, destination, delivery_id);
 CREATE INDEX deliveries_by_owner ON deliveries (owner) WHERE owner IS NOT NULL;
 CREATE INDEX deliveries_with_file ON deliveries (location) WHERE file_gone = 0;
 

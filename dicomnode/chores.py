@@ -1,0 +1,182 @@
+"""What the keeper does from time to time: dead claims, retention, leftovers, expiry, old rows, alarms, the daily line.
+
+**Way** Each public method of `Chores` is one pass that may be repeated at will; the keeper runs them by the clock. Files
+go before the note that they are gone, so a pass that was cut is ended by the next one.
+
+**Fails** `QueueUnavailable` and `OSError` end a pass; the next one tries again.
+
+**Limits** An alarm is given when its state begins, and again after a restart of the keeper while it lasts.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from dicomnode.errors import ConfigError, DicomNodeError, FileMissing
+from dicomnode.hook import run_hook
+from dicomnode.log import get_logger
+from dicomnode.queue import Queue
+from dicomnode.queue.owner import alive
+from dicomnode.settings import Settings
+from dicomnode.spool import Spool
+
+#: A leftover in tmp that nobody has touched for this long is nobody's; an acceptor's timeouts are minutes.
+LEFTOVER = timedelta(hours=1)
+#: A result without a row is what a worker wrote before it died; its repeat overwrites it, or it never comes.
+ORPHAN = timedelta(hours=24)
+#: Findings told in one pass.
+_TOLD_AT_ONCE = 20
+#: An alarm of the disk ends when there is this much more than its mark.
+_RECOVERED = 1.1
+_REMOVED_AT_ONCE = 200
+
+log = get_logger("keep")
+
+
+class Chores:
+    """One node's chores; remembers which alarms are on."""
+
+    def __init__(self, settings: Settings, spool: Spool, queue: Queue) -> None:
+        self._settings = settings
+        self._spool = spool
+        self._queue = queue
+        self._low = False
+        self._over = False
+        self._aside = 0
+        #: Destination → state, of those that are not up.
+        self._down: dict[str, str] = {}
+
+    # -- rows
+    def reclaim(self, _now: datetime) -> None:
+        """Take back what dead processes had claimed."""
+        for taken in self._queue.reclaim(alive):
+            log.warning(
+                "lease_reclaimed", kind=taken.kind, instance_id=taken.instance_id, attempt=taken.attempt,
+                state="set_aside" if taken.set_aside else "again",
+            )
+            if taken.set_aside:
+                event = "instance_quarantined" if taken.kind == "instance" else "delivery_held"
+                log.error(event, instance_id=taken.instance_id, reason="died_thrice", actor="developer")
+
+    def expire(self, now: datetime) -> None:
+        """Set aside deliveries whose lifetime is over."""
+        for delivery in self._queue.expire(timedelta(hours=self._settings.send.lifetime_h), now):
+            log.error(
+                "delivery_expired", instance_id=delivery.instance_id, destination=delivery.destination, kind=delivery.kind,
+                attempt=delivery.attempt, actor="administrator",
+            )
+
+    def forget(self, now: datetime) -> None:
+        """Delete old rows whose files are gone."""
+        self._queue.forget(now - timedelta(days=self._settings.keep.rows_d))
+
+    # -- files
+    def retention(self, now: datetime) -> None:
+        """Remove sources and results that have done their service."""
+        removable = self._queue.removable(now - timedelta(hours=self._settings.keep.retention_h))
+        removed = size = 0
+        for start in range(0, len(removable), _REMOVED_AT_ONCE):
+            batch = [location for _, location in removable[start : start + _REMOVED_AT_ONCE]]
+            for location in batch:
+                size += self._remove(location)
+            self._queue.removed(batch)
+            removed += len(batch)
+        if removed:
+            log.info("files_removed", count=removed, bytes=size)
+
+    def _remove(self, location: str) -> int:
+        try:
+            return self._spool.remove(location)
+        except FileMissing:  # a row whose location is none of ours: nothing that we could remove
+            return 0
+
+    def leftovers(self, now: datetime) -> None:
+        """Remove what broken associations and dead workers left."""
+        count = self._spool.sweep(LEFTOVER, now)
+        # Listed before the rows are asked, so that no file can be newer than the answer.
+        old = [kept.location for kept in self._spool.results() if kept.changed_at < now - ORPHAN]
+        if old:
+            wanted = self._queue.results()
+            for location in old:
+                if location not in wanted:
+                    self._spool.remove(location)
+                    count += 1
+        if count:
+            log.info("leftovers_removed", count=count)
+
+    # -- telling
+    def findings(self, now: datetime) -> None:
+        """Tell of abnormal findings, each once; a command that fails is not asked again for the same finding."""
+        for finding in self._queue.untold(_TOLD_AT_ONCE):
+            self._hook("finding_abnormal", now, **finding)
+            self._queue.told([str(finding["instance_id"])])
+
+    def alarms(self, now: datetime) -> None:
+        """Tell of a full disk, of holds that grow and of destinations that do not answer."""
+        self._disk(now)
+        self._holds(now)
+        self._destinations(now)
+
+    def _disk(self, now: datetime) -> None:
+        free, mark = self._spool.free_bytes(), self._settings.scp.min_free_bytes
+        if free < mark and not self._low:
+            log.error("disk_low", free_bytes=free, actor="administrator")
+            self._hook("disk_low", now, free_bytes=free, min_free_bytes=mark)
+        self._low = free < (mark * _RECOVERED if self._low else mark)
+
+    def _holds(self, now: datetime) -> None:
+        count, size = self._queue.aside()
+        over = size > self._settings.keep.holds_max_bytes
+        if over and not self._over:
+            log.error("holds_grown", count=count, bytes=size, actor="reviewer")
+        if count > self._aside or (over and not self._over):
+            self._hook("holds_grown", now, count=count, bytes=size, over=over)
+        self._over, self._aside = over, count
+
+    def _destinations(self, now: datetime) -> None:
+        down: dict[str, str] = {}
+        for name in self._settings.peers:
+            state, reason, since = self._queue.destination_state(name)
+            if state != "up":
+                down[name] = state
+                if self._down.get(name) != state:
+                    facts = {"destination": name, "state": state, "reason": reason, "since": since and since.isoformat()}
+                    self._hook("destination_down", now, **facts)
+        self._down = down
+
+    def summary(self, now: datetime) -> None:
+        """Write the line of the day."""
+        log.info("daily_summary", **self._queue.day(now - timedelta(days=1)), free_bytes=self._spool.free_bytes())
+
+    def _hook(self, event: str, now: datetime, **facts: object) -> None:
+        run_hook(self._settings.keep.hook, event, facts, now)
+
+
+class Guard:
+    """Runs passes that may fail; logs a failure when its reason changes, not each time."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def run(self, name: str, work: Callable[[], object]) -> bool:
+        """Run one pass and say whether it came through; a `ConfigError` is the administrator's and goes through."""
+        try:
+            work()
+        except ConfigError:
+            raise
+        except (DicomNodeError, OSError) as error:
+            reason = error.code if isinstance(error, DicomNodeError) else errno.errorcode.get(error.errno or 0, "os_error")
+            if self._reasons.get(name) != reason:
+                log.error("store_failed", stage=name, reason=reason, actor="administrator")
+            self._reasons[name] = reason
+            return False
+        except Exception as error:  # a defect in one pass must not end the others
+            reason = type(error).__name__
+            if self._reasons.get(name) != reason:
+                log.exception("defect", stage=name)
+            self._reasons[name] = reason
+            return False
+        self._reasons.pop(name, None)
+        return True

@@ -1,0 +1,130 @@
+"""The keeper: takes in what the acceptors committed, all the time, and does the chores by the clock.
+
+**Way** Intake is the main loop: inotify names new files, a scan every ``keep.scan_s`` finds what it missed, a full scan
+comes first. The chores run in threads of APScheduler, on a connection of their own, so that nothing they do makes intake
+wait longer than one short transaction.
+
+**Fails** A queue that cannot be opened or a disk that fails is logged when the reason changes and tried again; the keeper
+ends only when told to. The acceptors never need it.
+
+**Limits** One keeper a node. Destinations that are down are probed by the sender, which alone speaks DICOM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Protocol
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from dicomnode.chores import Chores, Guard
+from dicomnode.inotify import Watch
+from dicomnode.intake import Intake
+from dicomnode.log import get_logger
+from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.settings import Settings
+from dicomnode.spool import Spool
+
+#: Dead processes are looked for this often, seconds; the design promises their claims back within 5.
+RECLAIM_S = 2
+#: Longest time in which a stop goes unnoticed, seconds.
+_TICK_S = 0.5
+#: Seconds between two passes of each chore that runs by interval; the others have their hour.
+_EVERY_S = {"reclaim": RECLAIM_S, "findings": 5, "alarms": 30, "expire": 60, "retention": 300, "leftovers": 3600}
+#: A full scan as often as this makes a folder whose time lies right by accident, seconds.
+_FULL_S = 3600.0
+
+log = get_logger("keep")
+
+
+class Stop(Protocol):
+    """What ends the keeper; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Say whether the keeper is to end."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end."""
+        ...
+
+
+def run_keeper(settings: Settings, stop: Stop) -> int:
+    """Keep until told to stop; gives the exit code."""
+    spool = Spool(settings.node.state_dir)
+    spool.check()
+    node_id = spool.identity().node_id
+    guard = Guard()
+    queue = _open(spool, guard, settings.keep.scan_s, stop)
+    if queue is None:
+        return 0
+    try:
+        chores_queue = SqliteQueue(spool.queue_path)
+        try:
+            scheduler = _schedule(settings, Chores(settings, spool, chores_queue), guard)
+            log.info("keeper_started")
+            try:
+                _take_in(Intake(spool, queue, node_id), spool, settings.keep.scan_s, guard, stop)
+            finally:
+                scheduler.shutdown(wait=True)
+        finally:
+            chores_queue.close()
+    finally:
+        queue.close()
+        log.info("keeper_stopped")
+    return 0
+
+
+def _open(spool: Spool, guard: Guard, pause_s: float, stop: Stop) -> SqliteQueue | None:
+    """Open the queue, however long that takes; a `BadSetting` (newer schema) ends the keeper."""
+    opened: list[SqliteQueue] = []
+    while not stop.is_set():
+        if guard.run("open", lambda: opened.append(SqliteQueue(spool.queue_path))):
+            return opened[0]
+        stop.wait(pause_s)
+    return None
+
+
+def _schedule(settings: Settings, chores: Chores, guard: Guard) -> BackgroundScheduler:
+    scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
+
+    def guarded(name: str, chore: Callable[[datetime], None]) -> Callable[[], object]:
+        return lambda: guard.run(name, lambda: chore(datetime.now(UTC)))
+
+    for name, seconds in _EVERY_S.items():
+        scheduler.add_job(
+            guarded(name, getattr(chores, name)), "interval", seconds=seconds, id=name, next_run_time=datetime.now(UTC),
+        )
+    hour, minute = settings.keep.summary_at.split(":")
+    scheduler.add_job(guarded("summary", chores.summary), "cron", hour=hour, minute=minute, id="summary")
+    scheduler.add_job(guarded("forget", chores.forget), "cron", hour=3, minute=30, id="forget")
+    scheduler.start()
+    return scheduler
+
+
+def _take_in(intake: Intake, spool: Spool, scan_s: float, guard: Guard, stop: Stop) -> None:
+    watches: list[Watch] = []
+    guard.run("inotify", lambda: watches.append(Watch(spool.root / "incoming")))
+    next_scan = next_full = 0.0
+    try:
+        while not stop.is_set():
+            if (now := time.monotonic()) >= next_scan:
+                full = now >= next_full
+                done = guard.run("scan", partial(intake.scan, full=full))
+                next_scan = time.monotonic() + scan_s
+                if full and done:
+                    next_full = now + _FULL_S
+            pause = min(_TICK_S, max(0.0, next_scan - time.monotonic()))
+            if not watches:
+                stop.wait(pause)
+            elif (found := watches[0].wait(pause)) is None:
+                next_scan = 0.0
+            else:
+                for location in found:
+                    guard.run("intake", partial(intake.one, location))
+    finally:
+        for watch in watches:
+            watch.close()
