@@ -1,0 +1,249 @@
+"""Model cards: what a model in models/<name>/<version>/ reads, answers, may be used for, and proves itself with.
+
+**Way** `load_card` reads one card.toml, checks it against its folder and against the digest of its ONNX file, and
+gives a frozen `Card`; `find_models` says which models a folder holds. The node starts with no model whose card does
+not hold.
+
+**Fails** `MissingModel` (no card, no ONNX file, no sample), `DigestMismatch`, `BadCard`; each message names the file,
+and the key where one is at fault.
+
+**Standard** Labels and algorithm family are coded concepts (PS3.3 8.8; CID 4031, CID 7162 of PS3.16), so that a
+report can carry them.
+
+**Limits** A card says which preprocessing steps it wants by name; whether they exist is known where they run
+(`stages/infer.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dicomnode.errors import BadCard, DigestMismatch, MissingModel
+from dicomnode.records import BODY_PARTS, Code
+
+
+def _file_name(value: str) -> str:
+    if Path(value).name != value or value in {".", ".."}:
+        raise ValueError("names a file in the card's own folder, without a path")
+    return value
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Concept(_Part):
+    """A coded concept (PS3.3 8.8)."""
+
+    value: str = Field(min_length=1, max_length=16, description="Code Value (0008,0100).")
+    scheme: str = Field(
+        min_length=1, max_length=16, description="Coding Scheme Designator (0008,0102), such as SCT or DCM."
+    )
+    meaning: str = Field(min_length=1, max_length=64, description="Code Meaning (0008,0104).")
+
+    def code(self) -> Code:
+        """The same as a record."""
+        return Code(self.value, self.scheme, self.meaning)
+
+
+class PreprocessStep(_Part):
+    """One step from the decoded frame to the tensor."""
+
+    step: str = Field(description="Name in the table STEPS of stages/preprocess.py.")
+    parameters: dict[str, bool | int | float] = Field(default_factory=dict, description="Its parameters by name.")
+
+
+class Input(_Part):
+    """``[input]``: what the network reads."""
+
+    name: str = Field(min_length=1, description="Name of the input in the ONNX graph.")
+    shape: tuple[int, int, int] = Field(description="Channels, rows, columns of one image; the batch comes before.")
+    dtype: Literal["float32"] = Field(description="Type of the tensor.")
+    preprocess: tuple[PreprocessStep, ...] = Field(
+        min_length=1, description="Steps from a grey frame in 0..1 (low = dark) to the tensor, in order."
+    )
+
+
+class OutputSpec(_Part):
+    """``[output]``: what the network answers."""
+
+    name: str = Field(min_length=1, description="Name of the output in the ONNX graph: logits, one per label.")
+    activation: Literal["softmax", "sigmoid"] = Field(
+        description="softmax: exactly one label holds; sigmoid: any number."
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Logits are divided by this first; fitted on the validation split."
+    )
+
+
+class Label(_Part):
+    """``[[labels]]``: one answer, in the order of the output."""
+
+    key: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="The word that routes, logs and commands use.")
+    meaning: str = Field(min_length=1, description="What it means, for people.")
+    concept: Concept = Field(description="Coded concept for reports.")
+    abnormal: bool = Field(False, description="Whether this label is something that a person should look at.")
+    threshold: Probability | None = Field(
+        None, description="An abnormal label is reported abnormal from this probability."
+    )
+
+    @model_validator(mode="after")
+    def _threshold_goes_with_abnormal(self) -> Self:
+        if self.abnormal != (self.threshold is not None):
+            raise ValueError("threshold stands exactly where abnormal = true")
+        return self
+
+
+class Licence(_Part):
+    """``[licence]``: the terms of the weights."""
+
+    identifier: str = Field(min_length=1, description="SPDX identifier, such as CC-BY-4.0.")
+    reason: str = Field(min_length=1, description="Why these terms: which data or code bring them.")
+
+
+class TrainingData(_Part):
+    """``[[training_data]]``: one source of pictures."""
+
+    source: str = Field(min_length=1, description="Where the pictures come from.")
+    licence: str = Field(min_length=1, description="Terms of the pictures, with whom to name.")
+    pictures: int = Field(ge=1, description="Number learned from.")
+
+
+class Sample(_Part):
+    """``[sample]``: a picture made by program with the answer that this model gave for it."""
+
+    file: FileName = Field(description="Grey PNG in the card's folder; nobody's image.")
+    probabilities: dict[str, Probability] = Field(description="Expected probability per label.")
+    tolerance: float = Field(gt=0, le=0.1, description="Largest difference that still passes.")
+
+
+class Card(_Part):
+    """A model card; one that exists agrees with itself."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="Name that routes use; equals the folder's.")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="Version; equals the folder's.")
+    task: Literal["router", "findings"] = Field(description="router: says the body part; findings: says what is seen.")
+    file: FileName = Field(description="ONNX file in the card's folder.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the ONNX file.")
+    body_parts: tuple[str, ...] = Field(min_length=1, description="Body parts that the model is for.")
+    intended_use: str = Field(min_length=1, description="What it may be used for, and what not.")
+    licence: Licence = Field(description="Terms of the weights.")
+    training_data: tuple[TrainingData, ...] = Field(min_length=1, description="What it learned from.")
+    algorithm: Concept = Field(description="Algorithm family for reports (CID 7162), such as 123110 DCM.")
+    input: Input = Field(description="What the network reads.")
+    output: OutputSpec = Field(description="What the network answers.")
+    labels: tuple[Label, ...] = Field(min_length=1, description="The answers, in the order of the output.")
+    figures: dict[str, dict[str, int | float | str]] = Field(
+        default_factory=dict, description="Measured numbers by split, such as [figures.test]."
+    )
+    sample: Sample = Field(description="A picture and the answer to it, checked at start.")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        keys = [label.key for label in self.labels]
+        if len(set(keys)) != len(keys):
+            raise ValueError("labels: a key stands twice")
+        if set(self.sample.probabilities) != set(keys):
+            raise ValueError("sample.probabilities: needs exactly one number per label")
+        strange = set(self.body_parts) - set(BODY_PARTS)
+        if self.task == "router":
+            strange |= set(keys) - set(BODY_PARTS)
+            if self.output.activation != "softmax":
+                raise ValueError("output.activation: a router answers one body part, so softmax")
+        if strange:
+            raise ValueError(f"not a body part: {', '.join(sorted(strange))}; there are: {', '.join(BODY_PARTS)}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A card that holds, and where it lies."""
+
+    card: Card
+    path: Path
+
+    @property
+    def onnx(self) -> Path:
+        """The ONNX file."""
+        return self.path / self.card.file
+
+    @property
+    def sample(self) -> Path:
+        """The sample picture."""
+        return self.path / self.card.sample.file
+
+
+def load_card(path: Path) -> Card:
+    """Read a card.toml and check it against its folder and the ONNX file beside it.
+
+    Parameters
+    ----------
+    path
+        ``.../<name>/<version>/card.toml``.
+
+    Raises
+    ------
+    MissingModel
+        The card, the ONNX file or the sample is not there.
+    BadCard
+        The card is no TOML, has an unknown, missing or contradicting key, or lies in a folder of another name or
+        version.
+    DigestMismatch
+        The ONNX file is not the one that the card describes.
+    """
+    try:
+        card = Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise MissingModel(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadCard(f"{path}: {error}") from error
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise BadCard(f"{path}: {faults}") from error
+    folder = path.resolve().parent
+    for key, said, is_called in (("name", card.name, folder.parent.name), ("version", card.version, folder.name)):
+        if said != is_called:
+            raise BadCard(f"{path}: {key}: {said!r}, but the folder is called {is_called!r}")
+    for key, file in (("file", card.file), ("sample.file", card.sample.file)):
+        if not (folder / file).is_file():
+            raise MissingModel(f"{path}: {key}: {file} is not in the folder")
+    digest = hashlib.sha256((folder / card.file).read_bytes()).hexdigest()
+    if digest != card.sha256:
+        raise DigestMismatch(f"{path}: sha256: {card.file} has the digest {digest}")
+    return card
+
+
+def find_models(root: Path) -> Mapping[str, ModelFolder]:
+    """Load the newest version of every model under ``root``, by name.
+
+    A folder counts as a version when it is named ``<number>.<number>.<number>`` and holds a card.toml; every one of
+    the newest is checked as `load_card` does.
+
+    Raises
+    ------
+    MissingModel
+        ``root`` is no folder.
+    ConfigError
+        A newest version does not hold.
+    """
+    if not root.is_dir():
+        raise MissingModel(f"{root}: is no folder of models")
+    newest: dict[str, tuple[tuple[int, ...], Path]] = {}
+    for path in sorted(root.glob("*/*/card.toml")):
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name):
+            found = tuple(map(int, path.parent.name.split("."))), path
+            name = path.parent.parent.name
+            newest[name] = max(newest.get(name, found), found)
+    return {name: ModelFolder(load_card(path), path.parent) for name, (_, path) in newest.items()}
