@@ -1,0 +1,329 @@
+"""Training learns from train, chooses on val, repeats itself, and leaves a model that the node opens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from dicomnode.cards import load_card
+from dicomnode.errors import BadSetting
+from dicomnode.stages.preprocess import chain
+from dicomnode.training import augment, datasets, metrics
+from dicomnode.training.datasets import EVERYTHING, Example, Selection, read_examples, read_manifest, sampling_weights
+
+torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
+pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
+
+from dicomnode.training import learn, loop, networks, train  # noqa: E402 - need torch
+from dicomnode.training.evaluate import evaluate_model  # noqa: E402
+
+TINY = {"width": 0.1, "size": 32, "epochs": 3, "batch": 8, "rate": 1e-2}
+
+
+def draw(label, random):
+    """A bright bar for the spine, a bright disc for anything else; grain on both."""
+    picture = random.normal(60, 10, (48, 40))
+    if label == "spine":
+        picture[:, 16:24] += 120
+    else:
+        y, x = np.mgrid[:48, :40]
+        picture[np.hypot(y - 24, x - 20) < 13] += 120
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Write a manifest of two classes, two sources and three splits, with its pictures."""
+    random = np.random.default_rng(3)
+    path = tmp_path / "data" / "MANIFEST.csv"
+    path.parent.mkdir()
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "class", "source_repo", "source_path", "licence", "split"])
+        for number in range(64):
+            label = ("spine", "other")[number % 2]
+            split = "train" if number < 40 else ("val", "test")[number % 4 // 2]
+            cv2.imwrite(str(path.parent / f"{number}.png"), draw(label, random))
+            source = f"house{number % 3}"
+            writer.writerow(
+                [f"{number}.png", label, source, f"{source}/{label.upper()}/x", "CC BY 4.0 (a test)", split]
+            )
+    return path
+
+
+def test_manifest(manifest):
+    """Every row becomes an example with path, label, split, source and licence."""
+    examples = read_manifest(manifest)
+    assert len(examples) == 64
+    assert examples[0] == Example(manifest.parent / "0.png", "spine", "train", "house0", "CC BY 4.0 (a test)")
+
+
+def test_manifest_labels_by_pattern(manifest):
+    """A label may come from the source path; rows without a match are left out."""
+    examples = read_manifest(manifest, Selection(("",), {"bar": r"/SPINE/"}))
+    assert {example.label for example in examples} == {"bar"}
+    assert len(examples) == 32
+
+
+def test_manifest_of_a_site_is_taken_whole(manifest):
+    """A manifest without our folders is not filtered by them."""
+    assert len(read_examples(manifest, datasets.ROUTER)) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("path,class\na.png,spine\n", "split"), ("path,class,split\na.png,spine,training\n", ":2: split 'training'")],
+)
+def test_bad_manifest(tmp_path, text, named):
+    """A manifest that cannot be used is refused, with the line."""
+    path = tmp_path / "bad.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(BadSetting, match=named):
+        read_manifest(path)
+
+
+def test_folder(tmp_path):
+    """A folder of splits and labels is read; anything else in it is left alone."""
+    for name in ("train/spine/a.png", "test/other/b.JPG", "test/other/notes.txt", "attic/other/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = [(e.split, e.label, e.path.name) for e in read_examples(tmp_path, EVERYTHING)]
+    assert found == [("train", "spine", "a.png"), ("test", "other", "b.JPG")]
+    with pytest.raises(BadSetting, match="no pictures"):
+        read_examples(tmp_path / "attic", EVERYTHING)
+
+
+def test_evaluation_pictures_are_never_learned_from(shared_data):
+    """No selection that trains gives a picture that is for evaluation only, nor one picture in two splits."""
+    for selection in (datasets.ROUTER, datasets.PNEUMONIA):
+        examples = read_manifest(shared_data / "MANIFEST.csv", selection)
+        assert not [e for e in examples if e.path.is_relative_to(shared_data / "nc")]
+        assert len({e.path for e in examples}) == len(examples)
+    outside = read_manifest(shared_data / "MANIFEST.csv", datasets.OUTSIDE)
+    assert {e.split for e in outside} == {"test"}
+
+
+def test_persons_stay_in_one_split(shared_data):
+    """No person of the pneumonia data stands in two splits."""
+    with (shared_data / "MANIFEST.csv").open(newline="", encoding="utf-8") as stream:
+        notes = {shared_data / row["path"]: row["note"] for row in csv.DictReader(stream)}
+    splits = {}
+    for example in read_manifest(shared_data / "MANIFEST.csv", datasets.PNEUMONIA):
+        splits.setdefault(notes[example.path].split(";")[0], set()).add(example.split)
+    assert len(splits) > 700
+    assert [person for person, found in splits.items() if len(found) > 1] == []
+
+
+def examples_of(**counts):
+    """Train examples by class and source, such as spine_a=3."""
+    return [
+        Example(path=None, label=name[:-2], split="train", source=name[-1])
+        for name, n in counts.items()
+        for _ in range(n)
+    ]
+
+
+def test_sampling():
+    """Power 0 draws classes and sources alike, power 1 draws pictures alike."""
+    examples = examples_of(spine_a=2, spine_b=6, other_a=24)
+    even, plain = sampling_weights(examples, 0, 0), sampling_weights(examples, 1, 1)
+    np.testing.assert_allclose(plain, np.full(32, 1 / 32))
+    assert [even[:2].sum(), even[2:8].sum(), even[8:].sum()] == pytest.approx([0.25, 0.25, 0.5])
+
+
+@pytest.mark.parametrize("change", {change for recipe in (augment.ROUTER, augment.FINDINGS) for _, change in recipe})
+def test_augmentation(change):
+    """Each change gives a picture in 0..1, the same for the same seed, another one than it got, and spares its input."""
+    picture = draw("spine", np.random.default_rng(0)).astype(np.float32) / 255
+    before = picture.copy()
+    once, again = (change(picture, np.random.default_rng(11)) for _ in range(2))
+    assert (once.dtype, once.ndim) == (np.float32, 2)
+    assert 0 <= once.min() <= once.max() <= 1
+    np.testing.assert_array_equal(once, again)
+    np.testing.assert_array_equal(picture, before)
+    changed = [change(picture, np.random.default_rng(seed)) for seed in range(8)]
+    if change is not augment.resample:  # this picture is smaller than what it shrinks to
+        assert any(c.shape != picture.shape or not np.array_equal(c, picture) for c in changed)
+
+
+def test_metrics_by_hand():
+    """Two classes, 3 of 4 and 1 of 2 right."""
+    confusion = metrics.confusion_matrix(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 0]), 2)
+    assert confusion.tolist() == [[3, 1], [1, 1]]
+    assert metrics.precision(confusion) == pytest.approx([0.75, 0.5])
+    assert metrics.recall(confusion) == pytest.approx([0.75, 0.5])
+    assert metrics.f1(confusion) == pytest.approx([0.75, 0.5])
+    assert metrics.macro(metrics.f1(confusion), confusion) == pytest.approx(0.625)
+
+
+def test_macro_leaves_out_classes_without_pictures():
+    """A class that the data does not have does not pull the mean down."""
+    confusion = metrics.confusion_matrix(np.array([0, 1]), np.array([0, 1]), 3)
+    assert metrics.macro(metrics.f1(confusion), confusion) == 1
+
+
+def test_auroc():
+    """Pairs in the right order are counted, ties half."""
+    truth = np.array([True, True, False, False])
+    assert metrics.auroc(truth, np.array([0.9, 0.4, 0.4, 0.1])) == pytest.approx(3.5 / 4)
+    assert metrics.auroc(~truth, np.array([0.9, 0.4, 0.4, 0.1])) == pytest.approx(0.5 / 4)
+    assert math.isnan(metrics.auroc(np.array([True]), np.array([0.5])))
+
+
+def test_bootstrap_interval_of_a_proportion():
+    """For 80 of 100 right, both ways to draw give the interval of the binomial distribution, 0.72 to 0.88."""
+    right = np.arange(100) < 80
+    figure = metrics.bootstrap(lambda n: float(right[n].mean()), 100, 2000)
+    drawn = metrics.bootstrap_confusions(np.array([[80, 20], [0, 0]]), 10_000)
+    cells = metrics.interval(0.8, metrics.recall(drawn)[:, 0])
+    for found in (figure, cells):
+        assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.72, 0.88), abs=0.02)
+
+
+def test_temperature():
+    """Logits that are three times too sure get a temperature near three."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (4000, 3))
+    truth = np.array([random.choice(3, p=p) for p in metrics.softmax(logits)])
+    assert metrics.fit_temperature(logits * 3, truth) == pytest.approx(3, rel=0.1)
+
+
+def test_threshold():
+    """The threshold parts the two sides, in the middle where several do."""
+    truth = np.array([False] * 5 + [True] * 5)
+    assert train.choose_threshold(truth, np.array([0.1] * 5 + [0.9] * 5)) == 0.5
+    assert train.choose_threshold(truth, np.array([0.1] * 5 + [0.3] * 5)) == 0.3
+
+
+def test_network_shape():
+    """Width scales the network; half width has a quarter of the weights, and MobileNet-V1 has its 3.2 million."""
+    count = {w: sum(p.numel() for p in networks.build("mobilenet_v1", 5, w).features.parameters()) for w in (0.5, 1.0)}
+    assert count[1.0] == pytest.approx(3.2e6, rel=0.01)
+    assert count[0.5] == pytest.approx(count[1.0] / 4, rel=0.05)
+    with pytest.raises(BadSetting, match="mobilenet_v1"):
+        networks.build("alexnet", 5)
+
+
+def run_router(manifest, root, **changes):
+    """Train the tiny router; gives its model folder."""
+    places = {"data": manifest, "models": root / "models", "runs": root / "runs"}
+    return train.train_router(**{**TINY, **places, "selection": EVERYTHING, "recipe": (), **changes})
+
+
+def test_router_from_end_to_end(manifest, tmp_path):
+    """Training ends in a model that holds, that knows bars from discs, and whose cards have the figures of test."""
+    folder = run_router(manifest, tmp_path, epochs=20, name="tiny-router", version="0.1.0")
+    card = load_card(folder / "card.toml")
+    assert [label.key for label in card.labels] == ["spine", "other"]
+    assert card.licence.identifier == "CC-BY-4.0"
+    assert sum(data.pictures for data in card.training_data) == 40
+    assert card.figures["test"]["pictures"] == 12
+    assert card.figures["test"]["macro_f1"] > 0.8
+    text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "not for diagnostic use" in text
+    assert "spine: 20 training pictures from 3 source(s); few" in text
+    report = evaluate_model(model=folder, data=manifest, out=tmp_path / "report", draws=200)
+    assert report == json.loads((tmp_path / "report" / "evaluation.json").read_text(encoding="utf-8"))
+    assert report["groups"]["test"]["macro"]["f1"]["value"] == pytest.approx(card.figures["test"]["macro_f1"], abs=1e-4)
+    assert np.sum(report["groups"]["test"]["confusion"]) == 12
+    assert sum(row["pictures"] for row in report["groups"]["test"]["per_source"]) == 12
+    assert "| macro | 12 |" in (tmp_path / "report" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_findings_from_end_to_end(manifest, tmp_path):
+    """A findings model gets a threshold for its abnormal label, and figures at it."""
+    selection = Selection(("",), {"normal": r"/SPINE/", "pneumonia": r"/OTHER/"})
+    folder = train.train_findings(
+        data=manifest, models=tmp_path / "models", runs=tmp_path / "runs", **TINY, selection=selection, recipe=()
+    )
+    card = load_card(folder / "card.toml")
+    assert [(label.key, label.abnormal) for label in card.labels] == [("normal", False), ("pneumonia", True)]
+    assert 0.05 <= card.labels[1].threshold <= 0.95
+
+
+def test_test_split_is_not_touched_by_learning(manifest, tmp_path, monkeypatch):
+    """Learning reads no picture of test."""
+    read = []
+    real = datasets.read_picture
+    monkeypatch.setattr(datasets, "read_picture", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(learn, "read_picture", datasets.read_picture)
+    examples = read_manifest(manifest)
+    plan = loop.Plan("mobilenet_v1", 0.1, 1, 8, 1e-3)
+    learn.learn(examples, ["spine", "other"], 32, plan, (), tmp_path, resume=False, threads=1, device="cpu")
+    assert {e.split for e in examples if e.path in read} == {"train", "val"}
+    assert len(read) == 52
+
+
+def learn_epochs(manifest, out, stop_after=None, resume=False):
+    """Learn three epochs, or be stopped after some; gives the averaged weights."""
+    examples = read_manifest(manifest)
+    plan = loop.Plan("mobilenet_v1", 0.1, 3, 8, 5e-3)
+    real, judged = loop._judge, []
+
+    def judge(average, val):
+        judged.append(1)
+        if stop_after is not None and len(judged) > stop_after:
+            raise KeyboardInterrupt
+        return real(average, val)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_judge", judge)
+        taught = learn.learn(
+            examples, ["spine", "other"], 32, plan, augment.ROUTER, out, resume=resume, threads=1, device="cpu"
+        )
+    return taught.network.state_dict()
+
+
+def test_resumed_run_equals_one_that_never_stopped(manifest, tmp_path):
+    """A run that was stopped in its second epoch and resumed ends with the same weights; so does a second run."""
+    whole = learn_epochs(manifest, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        learn_epochs(manifest, tmp_path / "parts", stop_after=1)
+    parts = learn_epochs(manifest, tmp_path / "parts", resume=True)
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    history = json.loads((tmp_path / "parts" / "history.json").read_text(encoding="utf-8"))
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+
+
+def test_empty_split(manifest, tmp_path):
+    """Without pictures to report on nothing is learned."""
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace(",test\n", ",val\n"), encoding="utf-8")
+    with pytest.raises(BadSetting, match="'test' is empty"):
+        run_router(manifest, tmp_path)
+
+
+def test_resume_refuses_another_plan(manifest, tmp_path):
+    """A checkpoint of other settings is not mixed in."""
+    learn_epochs(manifest, tmp_path / "runs")
+    with pytest.raises(BadSetting, match="another plan"):
+        run_router(manifest, tmp_path, epochs=4, resume=True)
+
+
+def test_router_refuses_other_labels(manifest, tmp_path):
+    """A label that is no body part cannot be routed by."""
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace(",other,", ",tail,"), encoding="utf-8")
+    with pytest.raises(BadSetting, match="tail"):
+        run_router(manifest, tmp_path)
+
+
+def test_training_prepares_as_the_card_says(manifest, tmp_path):
+    """The card names the very steps that val was prepared with: one code path from lesson to work."""
+    card = load_card(run_router(manifest, tmp_path, epochs=1) / "card.toml")
+    steps = [(step.step, step.parameters) for step in card.input.preprocess]
+    picture = datasets.read_picture(manifest.parent / "0.png")
+    np.testing.assert_array_equal(chain(steps)(picture), chain(learn.steps_for(32))(picture))
+
+
+def test_evaluation_needs_no_torch():
+    """Evaluation imports onnxruntime and no torch."""
+    program = "import sys, dicomnode.training.evaluate; print('torch' in sys.modules, 'onnxruntime' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
