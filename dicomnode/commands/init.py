@@ -107,10 +107,10 @@ def compose(ae_title: str, port: int, state_dir: Path, forwards: list[Forward]) 
         peers[name] = forward
     node = (templates / "node.toml").read_text(encoding="utf-8")
     for key, value in {"ae_title": ae_title, "port": port, "state_dir": str(state_dir)}.items():
-        node = _set(node, key, value)
+        node = set_value(node, key, value)
     routes = (templates / "routes.toml").read_text(encoding="utf-8")
     if peers:
-        routes = _set(_set(routes, "outputs", ["sr", "sc"]), "destinations", list(peers))
+        routes = set_value(set_value(routes, "outputs", ["sr", "sc"]), "destinations", list(peers))
         routes = re.sub(r"^# Both lists empty: .*\n", "", routes, flags=re.MULTILINE)
     return {
         "node.toml": node,
@@ -121,7 +121,7 @@ def compose(ae_title: str, port: int, state_dir: Path, forwards: list[Forward]) 
     }
 
 
-def _set(text: str, key: str, value: object) -> str:
+def set_value(text: str, key: str, value: object) -> str:
     """Replace the value in every line that sets ``key``; a JSON string or list is one of TOML too."""
     line = f"{key} = {json.dumps(value, ensure_ascii=False)}"
     return re.sub(rf"^{key} = .*$", lambda _: line, text, flags=re.MULTILINE)
