@@ -1,0 +1,94 @@
+"""Who may come in: the decision on an association request, as values.
+
+**Way** `Door.judge` is asked before the association is accepted and gives None or the A-ASSOCIATE-RJ with a word for the log.
+The called AE title is looked at first, then the calling one, then the address, then room. `Door.leave` ends what `judge`
+admitted.
+
+**Standard** PS3.8 Table 9-21 (result, source, reason).
+
+**Limits** Associations are counted within this process.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dicomnode import dimse
+from dicomnode.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An A-ASSOCIATE-RJ: result, source and reason, and the word that the log uses."""
+
+    code: tuple[int, int, int]
+    reason: str
+
+
+class Door:
+    """Counts who is inside and judges who asks to come in; used by many threads."""
+
+    def __init__(self, settings: Settings, free_bytes: Callable[[], int]) -> None:
+        self._settings = settings
+        self._free_bytes = free_bytes
+        self._inside: set[str] = set()
+        self._lock = threading.Lock()
+        #: Set when the acceptor drains: nobody comes in any more.
+        self.closed = False
+
+    def judge(self, association_id: str, calling_ae: str, called_ae: str, address: str) -> Rejection | None:
+        """Admit an association (None) or say why not."""
+        rejection = self._stranger(calling_ae, called_ae, address) or self._no_room()
+        if rejection is not None:
+            return rejection
+        with self._lock:
+            if len(self._inside) >= self._settings.scp.max_associations:
+                return Rejection(dimse.REJECT_LIMIT, "too_many_associations")
+            self._inside.add(association_id)
+        return None
+
+    def leave(self, association_id: str) -> None:
+        """End an association; naming one that was never admitted does nothing."""
+        with self._lock:
+            self._inside.discard(association_id)
+
+    def count(self) -> int:
+        """How many associations are inside."""
+        with self._lock:
+            return len(self._inside)
+
+    def _stranger(self, calling_ae: str, called_ae: str, address: str) -> Rejection | None:
+        if called_ae != self._settings.node.ae_title:
+            return Rejection(dimse.REJECT_CALLED_AE, "called_ae_unknown")
+        if self._settings.node.open:
+            return None
+        # Several peers may share an AE title: then each brings its own addresses.
+        callers = [p for p in self._settings.peers.values() if p.ae_title == calling_ae and p.calls_from]
+        if not callers:
+            return Rejection(dimse.REJECT_CALLING_AE, "calling_ae_unknown")
+        if not any(_within(address, network) for peer in callers for network in peer.calls_from):
+            return Rejection(dimse.REJECT_NO_REASON, "address_unknown")
+        return None
+
+    def _no_room(self) -> Rejection | None:
+        if self.closed:
+            return Rejection(dimse.REJECT_CONGESTION, "stopping")
+        try:
+            free = self._free_bytes()
+        except OSError:
+            free = -1
+        if free < self._settings.scp.min_free_bytes:
+            return Rejection(dimse.REJECT_CONGESTION, "disk_low")
+        return None
+
+
+def _within(address: str, network: str) -> bool:
+    try:
+        host = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(host, "ipv4_mapped", None)  # an IPv4 caller on an IPv6 socket
+    return (mapped or host) in ipaddress.ip_network(network, strict=False)

@@ -1,0 +1,242 @@
+"""C-STORE requests received straight into a spool file: the one place that reaches into pynetdicom's receiving side.
+
+**Way** `StoreDimse` takes the place of an association's DIMSE provider. It puts the fragments of a command together, and
+writes the fragments of a C-STORE data set into `Incoming` as they come, behind our file meta; no instance is ever whole in
+memory. The C-STORE handler fetches the file by `StoreDimse.take`. What nobody fetched is deleted by `discard_all`.
+`Wire` is the socket: it reads into one buffer, refuses PDUs longer than agreed, and acknowledges at once.
+
+**Fails** A disk that is full while receiving is remembered in `Incoming.failure`; the rest of the data set is passed over, so
+that the peer gets its answer. A message that makes no sense aborts the association (PS3.8 9.2, event 19).
+
+**Standard** PS3.7 section 6.3.1 and Annex E, PS3.8 Annex E.2 (message control header).
+
+**Limits** Written against pynetdicom 3.0.4, which pyproject.toml pins. A peer that stalls inside a PDU is cut off after the
+DIMSE timeout, one that stalls between PDUs after the network timeout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import _MESSAGE_TYPES, C_STORE_RQ, DIMSEMessage
+from pynetdicom.dimse_primitives import C_CANCEL
+from pynetdicom.dsutils import decode
+from pynetdicom.transport import AssociationSocket
+
+from dicomnode.errors import OutOfResources, Refused
+from dicomnode.log import get_logger
+
+log = get_logger("accept")
+
+_NO_DATA_SET = 0x0101
+_COMMAND_MAX_BYTES = 64 << 10
+#: Of a PDU that is no P-DATA-TF: an A-ASSOCIATE-RQ with 128 contexts and every transfer syntax stays well below.
+_ASSOCIATE_MAX_BYTES = 1 << 20
+
+
+class Incoming:
+    """A data set on its way into a temporary file of the spool."""
+
+    def __init__(self, path: Path, instance_id: str, meta: bytes | None, failure: Refused | None = None) -> None:
+        self.path = path
+        self.instance_id = instance_id
+        self.started = time.perf_counter()
+        self.size_bytes = 0
+        self.failure = failure
+        self._file: BinaryIO | None = None
+        if meta is None:
+            return
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(path, flags, 0o640), "wb", buffering=1 << 18)
+            self._file.write(meta)
+        except OSError as error:
+            self._fail(error)
+
+    def write(self, data: memoryview) -> None:
+        """Take one fragment; never raises, see ``failure``."""
+        self.size_bytes += len(data)
+        if self._file is not None:
+            try:
+                self._file.write(data)
+            except OSError as error:
+                self._fail(error)
+
+    def refuse(self, failure: Refused) -> None:
+        """Take no more bytes; the answer is known already."""
+        self.failure = self.failure or failure
+        self.discard()
+
+    def finish(self) -> None:
+        """End the file, ready for commit; raises what went wrong on the way."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                self._fail(error)
+        if self.failure is not None:
+            raise self.failure
+
+    def discard(self) -> None:
+        """Close and delete the file, if it is still there."""
+        file, self._file = self._file, None
+        with contextlib.suppress(OSError):
+            if file is not None:
+                file.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _fail(self, error: OSError) -> None:
+        self.refuse(OutOfResources(f"the spool took no more: {error.strerror}"))
+
+
+#: Opens the file for a C-STORE: SOP Class UID, SOP Instance UID, presentation context id.
+Open = Callable[[str, str, int], Incoming]
+
+
+class StoreDimse(DIMSEServiceProvider):
+    """The DIMSE provider of one accepted association."""
+
+    def __init__(self, assoc: Any, open_: Open) -> None:
+        super().__init__(assoc)
+        self._open = open_
+        self._command = bytearray()
+        self._message: DIMSEMessage | None = None
+        self._current: Incoming | None = None
+        self._ready: dict[int, tuple[Any, Incoming]] = {}
+        self._lock = threading.Lock()
+        self._ended = False
+
+    def receive_primitive(self, primitive: Any) -> None:
+        """Take the fragments of one P-DATA-TF PDU; called by the thread that reads the socket."""
+        for context_id, data in primitive.presentation_data_value_list:
+            control = data[0]
+            fine = self._command_fragment(context_id, data) if control & 1 else self._data_fragment(data)
+            if not fine:
+                self.dul.event_queue.put("Evt19")
+                return
+
+    def take(self, request: Any) -> Incoming | None:
+        """Give the file of a C-STORE request to its handler, once."""
+        with self._lock:
+            return self._ready.pop(id(request), (None, None))[1]
+
+    def discard_all(self) -> int:
+        """Delete what is half received or was not fetched, and take nothing more; gives how many."""
+        with self._lock:
+            self._ended = True
+            left = [incoming for _, incoming in self._ready.values()]
+            self._ready.clear()
+            if self._current is not None:
+                left.append(self._current)
+                self._current = None
+        for incoming in left:
+            incoming.discard()
+        return len(left)
+
+    def _command_fragment(self, context_id: int, data: bytes) -> bool:
+        if self._message is not None or len(self._command) + len(data) > _COMMAND_MAX_BYTES:
+            return False
+        self._command += data[1:]
+        if not data[0] & 2:
+            return True
+        raw, self._command = bytes(self._command), bytearray()
+        try:
+            message = DIMSEMessage()
+            message.context_id = context_id
+            message.command_set = decode(BytesIO(raw), True, True)
+            message.__class__ = _MESSAGE_TYPES[message.command_set.CommandField][1]
+            has_data = message.command_set.CommandDataSetType != _NO_DATA_SET
+        except Exception:  # noqa: BLE001 - whatever pydicom makes of a peer's bytes: there is no message then
+            return False
+        self._message = message
+        if not has_data:
+            return self._complete()
+        if isinstance(message, C_STORE_RQ):
+            return self._begin(message, context_id)
+        return True
+
+    def _begin(self, message: Any, context_id: int) -> bool:
+        command = message.command_set
+        sop_class, sop_instance = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
+        try:
+            incoming = self._open(str(sop_class or ""), str(sop_instance or ""), context_id)
+        except Exception:  # an error here would end the thread that reads, without a word to the peer
+            log.exception("defect")
+            return False
+        with self._lock:
+            self._current = None if self._ended else incoming
+        if self._ended:
+            incoming.discard()
+        return True
+
+    def _data_fragment(self, data: bytes) -> bool:
+        if self._message is None:
+            return False
+        with self._lock:
+            if self._current is not None:
+                self._current.write(memoryview(data)[1:])
+        return self._complete() if data[0] & 2 else True
+
+    def _complete(self) -> bool:
+        """A whole message is here: hand it to the association's thread."""
+        message: Any = self._message
+        self._message = None
+        try:
+            primitive: Any = message.message_to_primitive()
+        except Exception:  # noqa: BLE001 - a command element of the wrong kind
+            return False
+        if not primitive.is_valid_request and not isinstance(primitive, C_CANCEL):
+            return False
+        with self._lock:
+            incoming, self._current = self._current, None
+            if incoming is not None and not self._ended:
+                self._ready[id(primitive)] = (primitive, incoming)
+        if incoming is not None and self._ended:
+            incoming.discard()
+        if not isinstance(primitive, C_CANCEL):
+            self.msg_queue.put((message.context_id, primitive))
+        return True
+
+
+class Wire(AssociationSocket):
+    """The socket of an association."""
+
+    def __init__(self, assoc: Any, client_socket: socket.socket, *, max_pdu_bytes: int, timeout_s: float) -> None:
+        client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client_socket.settimeout(timeout_s)
+        super().__init__(assoc, client_socket=client_socket)
+        self._longest = max(max_pdu_bytes + 6, _ASSOCIATE_MAX_BYTES)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read exactly ``nr_bytes``, fewer when the peer closed; `OSError` for a PDU beyond what was agreed."""
+        if nr_bytes > self._longest:
+            raise OSError("a PDU is longer than agreed")
+        sock, data, have = self.socket, bytearray(nr_bytes), 0
+        if sock is None:
+            raise OSError("the socket is closed")
+        view = memoryview(data)
+        # A sender with Nagle's algorithm waits for our acknowledgement before its next small segment.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        while have < nr_bytes:
+            count = sock.recv_into(view[have:])
+            if not count:
+                break
+            have += count
+        return bytearray(view[:have]) if have < nr_bytes else data
+
+
+def is_uid(text: str) -> bool:
+    """Say whether a command's text has the look of a UID: digits and dots, at most 64 (see `dicomnode.header`, Limits)."""
+    return re.fullmatch(r"[0-9.]{1,64}", text) is not None
