@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from dicomnode.outputs import tid1500, words
-from dicomnode.outputs.material import Material, frame_number, reference
+from dicomnode.outputs.material import Material, frame_number, reference, shows_image
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 
@@ -37,7 +37,7 @@ def tree(material: Material) -> Dataset:
 def _findings(material: Material) -> list[ContentItem]:
     items: list[ContentItem] = [_text(codes.DCM.Finding, words.body_part(material.route))]
     items += [_text(codes.DCM.Finding, words.finding(item)) for item in material.findings.items]
-    if "Rows" in material.image.dataset:
+    if shows_image(material):
         source, number = reference(material), frame_number(material)
         items.append(
             hd.ImageContentItem(

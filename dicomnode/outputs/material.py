@@ -18,6 +18,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    CTImageStorage,
+    DigitalIntraOralXRayImageStorageForPresentation,
+    DigitalIntraOralXRayImageStorageForProcessing,
+    DigitalMammographyXRayImageStorageForPresentation,
+    DigitalMammographyXRayImageStorageForProcessing,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SecondaryCaptureImageStorage,
+    UltrasoundImageStorage,
+    VLEndoscopicImageStorage,
+    VLMicroscopicImageStorage,
+    VLPhotographicImageStorage,
+    VLSlideCoordinatesMicroscopicImageStorage,
+)
+
 from dicomnode import uids
 from dicomnode.header import MANUFACTURER
 from dicomnode.records import Findings, Identity, Instance, Output, OutputKind, Route
@@ -27,6 +47,29 @@ if TYPE_CHECKING:
 
 #: Manufacturer and model by which every node knows an object that a dicomnode made.
 MAKER = MANUFACTURER
+
+#: Classes whose instances have one frame: a reference must not name a frame, even of an instance that breaks this.
+_SINGLE_FRAME = frozenset(
+    str(uid)
+    for uid in (
+        ComputedRadiographyImageStorage,
+        DigitalXRayImageStorageForPresentation,
+        DigitalXRayImageStorageForProcessing,
+        DigitalMammographyXRayImageStorageForPresentation,
+        DigitalMammographyXRayImageStorageForProcessing,
+        DigitalIntraOralXRayImageStorageForPresentation,
+        DigitalIntraOralXRayImageStorageForProcessing,
+        CTImageStorage,
+        MRImageStorage,
+        UltrasoundImageStorage,
+        SecondaryCaptureImageStorage,
+        PositronEmissionTomographyImageStorage,
+        VLEndoscopicImageStorage,
+        VLMicroscopicImageStorage,
+        VLSlideCoordinatesMicroscopicImageStorage,
+        VLPhotographicImageStorage,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +153,20 @@ def result_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
 
 def study_uid(material: Material) -> str:
     """Study Instance UID under which results go: the patient's own inside, a derived one outside."""
-    uid = material.instance.study_instance_uid
+    uid = _source_study(material)
     return uid if material.identity == "kept" else outside_uid(material.node.key, uid)
+
+
+def _source_study(material: Material) -> str:
+    """The source's Study Instance UID; what has none makes a study of its own, for results need one (type 1)."""
+    instance = material.instance
+    return instance.study_instance_uid or uids.derive("study of", instance.sop_instance_uid)
+
+
+def _source_series(material: Material) -> str:
+    """The source's Series Instance UID; what has none makes a series of its own."""
+    instance = material.instance
+    return instance.series_instance_uid or uids.derive("series of", instance.sop_instance_uid)
 
 
 def series_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
@@ -120,7 +175,7 @@ def series_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
     The de-identified image keeps the grouping of its source, one series to one; results outside hang on the derived
     UID, so that nobody can try whether they belong to a series that he knows.
     """
-    uid = material.instance.series_instance_uid
+    uid = _source_series(material)
     if material.identity == "removed":
         uid = outside_uid(material.node.key, uid)
     if kind == "deidentified":
@@ -132,9 +187,8 @@ def reference(material: Material) -> Reference:
     """Name the image that a result speaks of: the source inside, its de-identified image outside."""
     instance = material.instance
     if material.identity == "kept":
-        return Reference(
-            instance.study_instance_uid, instance.series_instance_uid, instance.sop_class_uid, instance.sop_instance_uid
-        )
+        series = _source_series(material)
+        return Reference(study_uid(material), series, instance.sop_class_uid, instance.sop_instance_uid)
     return Reference(
         study_uid(material),
         series_uid(material, "deidentified", instance.sop_class_uid),
@@ -143,11 +197,21 @@ def reference(material: Material) -> Reference:
     )
 
 
+def frame_index(material: Material) -> int:
+    """Index, from 0, of the frame that `stages.look` shows to the models and that stands for the source."""
+    return max(0, material.image.frames - 1) // 2
+
+
 def frame_number(material: Material) -> int | None:
-    """Number, from 1, of the frame that stands for the source; None for an object of one frame or none."""
-    try:
-        frames = int(str(material.image.dataset.get("NumberOfFrames") or 1))
-    except ValueError:
+    """Number, from 1, by which a reference names that frame; None where a reference must name none."""
+    if material.image.frames <= 1 or material.instance.sop_class_uid in _SINGLE_FRAME:
         return None
-    # The frame that `stages.look` shows to the models.
-    return (frames - 1) // 2 + 1 if frames > 1 else None
+    return frame_index(material) + 1
+
+
+def shows_image(material: Material) -> bool:
+    """Say whether a report may refer to the source as an IMAGE: its class is one of the standard's image classes.
+
+    RT Dose has pixels and is none; a private class may be anything.
+    """
+    return "Image Storage" in UID(material.instance.sop_class_uid).name

@@ -23,7 +23,7 @@ from pydicom.uid import JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNea
 from dicomnode.errors import StageFailed
 from dicomnode.image import Coded
 from dicomnode.outputs import caption, shell, words
-from dicomnode.outputs.material import MAKER, Material, frame_number, reference
+from dicomnode.outputs.material import MAKER, Material, frame_index, frame_number, reference
 from dicomnode.records import Output
 
 #: Method and transfer syntaxes that always lose (PS3.3 C.7.6.1.1.5); JPEG 2000 may, its header says.
@@ -49,6 +49,9 @@ def build(material: Material) -> Output:
     with shell.guard("sc"):
         ds = shell.new(material, "sc", str(SecondaryCaptureImageStorage), "OT")
         _general(ds, material)
+        if coded.redacted.strict:
+            # "Sufficient to identify the patient": all text was judged, and the caption names nobody. Else it is not known.
+            ds.BurnedInAnnotation = "NO"
         _lossy(ds, material)
         _pixels(ds, draw(material, coded))
         return shell.finish(material, "sc", ds)
@@ -56,7 +59,7 @@ def build(material: Material) -> Output:
 
 def draw(material: Material, coded: Coded) -> caption.Picture:
     """Give the pixels of the capture: (rows, cols) or (rows, cols, 3) of uint8."""
-    picture = coded.redacted.picture((frame_number(material) or 1) - 1)
+    picture = coded.redacted.picture(frame_index(material))
     lines = [words.body_part(material.route)]
     lines += [words.finding(item) for item in words.reported(material.findings)]
     if material.findings.model:
@@ -76,8 +79,6 @@ def _general(ds: Dataset, material: Material) -> None:
     # 2C: required where the image itself may have a direction or a side; empty says unknown.
     ds.PatientOrientation = None
     ds.Laterality = None
-    # "Sufficient to identify the patient": redaction has looked, and the caption names nobody.
-    ds.BurnedInAnnotation = "NO"
     ds.SourceImageSequence = [_source(material)]
 
 

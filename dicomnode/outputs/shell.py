@@ -23,6 +23,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pydicom import config
+from pydicom.charset import convert_encodings
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -31,6 +32,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicomnode.errors import DicomNodeError, StageFailed
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.image import Image
 from dicomnode.outputs.material import MAKER, Material, pseudonym, result_uid, series_uid, study_uid
 from dicomnode.outputs.words import plain
 from dicomnode.records import Output, OutputKind
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 #: Where a date is required (type 1) and the patient's must not stand.
 NO_DATE, NO_TIME = "19000101", "000000"
 
-_PATIENT = (
+#: Patient Module, as far as a result needs it.
+PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
     "PatientBirthDate", "PatientBirthTime", "PatientBirthDateInAlternativeCalendar",
     "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar", "PatientSex", "QualityControlSubject",
@@ -50,7 +53,8 @@ _PATIENT = (
     "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole", "ResponsibleOrganization",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
 )
-_STUDY = (
+#: General Study and Patient Study Modules.
+STUDY = (
     "StudyDate", "StudyTime", "ReferringPhysicianName", "ReferringPhysicianIdentificationSequence",
     "ConsultingPhysicianName", "StudyID", "AccessionNumber", "IssuerOfAccessionNumberSequence", "StudyDescription",
     "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "RequestingService", "ProcedureCodeSequence",
@@ -83,7 +87,8 @@ def new(material: Material, kind: OutputKind, sop_class_uid: str, modality: str)
     """Start an object of this kind: everything but its own modules."""
     ds = Dataset()
     if material.identity == "kept":
-        _keep_identity(ds, material.image.dataset)
+        # Read anew: stages have decoded elements meanwhile, and what is decoded need not encode to the same bytes.
+        _keep_identity(ds, Image.open(material.source).dataset)
     else:
         _remove_identity(ds, material)
     ds.StudyInstanceUID = study_uid(material)
@@ -118,6 +123,10 @@ def finish(material: Material, kind: OutputKind, ds: Dataset) -> Output:
     meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     ds.file_meta = meta
+    # Tells pydicom that raw elements are in this encoding already; else it decodes them and encodes them anew.
+    terms = ds.get("SpecificCharacterSet")
+    charset = convert_encodings(terms) if terms else None
+    ds.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=charset)
     stream = BytesIO()
     dcmwrite(stream, ds, enforce_file_format=True)
     return Output(
@@ -139,7 +148,7 @@ def _writer(data: bytes) -> Callable[[BinaryIO], None]:
 
 
 def _keep_identity(ds: Dataset, source: Dataset) -> None:
-    for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC", *_PATIENT, *_STUDY):
+    for keyword in ("SpecificCharacterSet", "TimezoneOffsetFromUTC", *PATIENT, *STUDY):
         _copy(ds, source, keyword)
     for keyword in _EMPTY:
         if keyword not in ds:

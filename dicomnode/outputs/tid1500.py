@@ -7,8 +7,8 @@ No attribute of the patient comes here: highdicom sees codes, UIDs and words of 
 
 **Standard** PS3.16 TID 1500, 1501, 300, 4019, 1002, 1204; CID 100, 4031, 7162, 7551.
 
-**Limits** No Image Library (TID 1600): each group names its source image itself. An object without pixels is named as
-evidence of the document only.
+**Limits** No Image Library (TID 1600): each group names its source image itself. An object that is no image (RT Dose) is
+named as evidence of the document only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 
 from dicomnode import uids
 from dicomnode.outputs import words
-from dicomnode.outputs.material import MAKER, Material, frame_number, reference
+from dicomnode.outputs.material import MAKER, Material, frame_number, reference, shows_image
 from dicomnode.records import UNCERTAIN, Finding
 
 #: Coding scheme of our own, for words of the router that no public scheme has.
@@ -37,9 +37,8 @@ ENGLISH = hd.CodedConcept("en", "RFC5646", "English")
 _UNDETERMINED = hd.CodedConcept("373068000", "SCT", "Undetermined")
 _QUALITATIVE = hd.CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 _PERCENT = hd.CodedConcept("%", "UCUM", "Percent")
-#: CID 100; every other modality is an imaging procedure.
+#: CID 100; every other modality is an imaging procedure, plain radiography too: readers of 2022 do not know its newer code.
 _PROCEDURES = {
-    **dict.fromkeys(("CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX"), codes.cid100.XRUnspecifiedBodyRegion),
     "CT": codes.cid100.CTUnspecifiedBodyRegion,
     "MR": codes.cid100.MRIUnspecifiedBodyRegion,
     "NM": codes.cid100.NMUnspecifiedBodyRegion,
@@ -130,7 +129,7 @@ def _group(
         finding_sites=[hd.FindingSite(site)] if site else None,
         measurements=certainty,
         qualitative_evaluations=evaluations,
-        source_images=[image] if "Rows" in material.image.dataset else None,
+        source_images=[image] if shows_image(material) else None,
     )
     # highdicom 0.28 takes an algorithm_id for the group and drops it.
     group[0].ContentSequence.extend(algorithm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -12,13 +13,17 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from dicomnode.image import Image
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+)
 
 from dicomnode.header import Sender, data_set_start, file_meta, header
+from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import Material, NodeFacts
 from dicomnode.records import Code, Finding, Findings, Identity, Output, Route
 
@@ -66,7 +71,7 @@ def pydicom_file(name: str) -> bytes:
 
 
 def marked_dx(charset: str = "ascii", *, rows: int = 96, cols: int = 64, frames: int = 1) -> bytes:
-    """Make a DX image of the marked patient, nested and private elements included."""
+    """Make an image of the marked patient, nested and private elements included: a DX, or with several frames a capture."""
     ds, people = Dataset(), CHARSETS[charset]
     if people.terms:
         ds.SpecificCharacterSet = people.terms
@@ -86,7 +91,7 @@ def marked_dx(charset: str = "ascii", *, rows: int = 96, cols: int = 64, frames:
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = rows, cols, 16, 12, 11
     if frames > 1:
-        ds.NumberOfFrames = frames
+        ds.NumberOfFrames, ds.SOPClassUID = frames, MultiFrameGrayscaleWordSecondaryCaptureImageStorage
     values = np.arange(frames * rows * cols, dtype=np.uint16) % 4096
     ds.PixelData = values.tobytes()
     ds["PixelData"].VR = "OW"
@@ -127,12 +132,24 @@ def material(  # the fields of `Material` that tests change
     instance = header(stream, instance_id="20310709T101112131415-0badcafe", location="incoming/x.dcm", node_id=NODE.node_id)
     stream.seek(0)
     image = Image.open(stream, instance)
-    coded: Any = None if picture is None else SimpleNamespace(redacted=SimpleNamespace(picture=lambda _frame: picture))
+    coded = None if picture is None else shown(picture)
     base = Material(
         instance=instance, image=image, coded=coded, route=route, findings=findings, identity=identity, destinations=("pacs",),
         sr_class=sr_class, node=NODE, settings_digest="cd" * 32, generation=0, source=stream,
     )
     return dataclasses.replace(base, **more)
+
+
+def shown(picture: NDArray[np.uint8] | Callable[[int], NDArray[np.uint8]], *, strict: bool = True) -> Any:
+    """What a capture asks of `Coded`, with a picture of our own for every frame."""
+    of_frame = picture if callable(picture) else lambda _frame: picture
+    return SimpleNamespace(redacted=SimpleNamespace(picture=of_frame, strict=strict))
+
+
+def clean(image: Image) -> Coded:
+    """The image's own pixels as `Redacted` with nothing found, and as `Coded` that writes nothing."""
+    redacted = Redacted(image, (), "found nothing", (0.0, 0.0, 0.0), strict=True)
+    return Coded(redacted, "", "", is_encapsulated=False, vr="OB", attributes={}, make=lambda: iter(()))
 
 
 def grey(rows: int = 96, cols: int = 64) -> NDArray[np.uint8]:

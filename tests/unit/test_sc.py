@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 import pytest
@@ -14,11 +14,13 @@ from dicomnode.records import Findings
 from tests.unit.materials import (
     CHARSETS,
     UNSURE,
+    clean,
     grey,
     marked_dx,
     material,
     pydicom_file,
     read,
+    shown,
     traces,
     written,
 )
@@ -92,8 +94,7 @@ def test_middle_frame_is_asked_for():
         asked.append(frame)
         return grey()
 
-    coded = SimpleNamespace(redacted=SimpleNamespace(picture=picture))
-    ds = read(sc.build(material(marked_dx(frames=5), coded=coded)))
+    ds = read(sc.build(material(marked_dx(frames=5), coded=shown(picture))))
     assert asked == [2]
     assert ds.SourceImageSequence[0].ReferencedFrameNumber == 3
 
@@ -134,6 +135,21 @@ def test_odd_number_of_bytes_is_padded():
     ds = read(sc.build(material(marked_dx(), picture=grey(515, 513))))
     assert len(ds.PixelData) % 2 == 0
     assert len(ds.PixelData) - ds.Rows * ds.Columns in (0, 1)
+
+
+def test_burned_in_annotation_is_denied_only_after_strict_redaction():
+    """NO stands there when all text was judged; when only known values were looked for, nothing is claimed."""
+    strict, header = (read(sc.build(material(marked_dx(), coded=shown(grey(), strict=s)))) for s in (True, False))
+    assert strict.BurnedInAnnotation == "NO"
+    assert "BurnedInAnnotation" not in header
+
+
+def test_real_pixels_are_shown():
+    """The picture comes from redaction's display picture: what is bright there is bright in the capture."""
+    stuff = material(pydicom_file("CT_small.dcm"))
+    coded = clean(stuff.image)
+    pixels = read(sc.build(dataclasses.replace(stuff, coded=coded))).pixel_array
+    assert np.array_equal(pixels[:512, :512], caption.scale(coded.redacted.picture(0)))
 
 
 def test_no_redacted_pixels_no_capture():

@@ -138,6 +138,15 @@ def test_inside_keeps_the_patient_byte_for_byte(charset):
     assert raw.value in written(result)
 
 
+@pytest.mark.filterwarnings("ignore:Failed to decode")
+def test_inside_keeps_bytes_that_nobody_can_decode():
+    """A name whose bytes are none of its character set comes over as it was sent, even after a stage has looked at it."""
+    source = marked_dx("utf-8").replace("Ζζ".encode(), b"\xff\xfe\xfd\xfc")
+    stuff = material(source)
+    assert "μάρκερ" in str(stuff.image.dataset.PatientName)
+    assert b"\xff\xfe\xfd\xfc" + "μάρκερ".encode() in written(sr.build(stuff))
+
+
 @pytest.mark.parametrize("charset", sorted(CHARSETS))
 @pytest.mark.parametrize("sr_class", sorted(sr.CLASSES))
 def test_outside_knows_nobody(charset, sr_class):
