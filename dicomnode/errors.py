@@ -8,7 +8,8 @@
       Refused                the peer; answered at the door, nothing kept
         OutOfResources 0xA700 · DatasetMismatch 0xA900 · CannotUnderstand 0xC000
       Transient              nobody yet; deferred with backoff
-        PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · LeaseLost
+        PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · LeaseLost ·
+                             SiblingActive
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
         Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain · PixelsDiffer · DiedThrice
         NoPresentationContext · RefusedByPeer · AssociationRejected · ReleaseRefused · FileMissing
@@ -162,6 +163,12 @@ class LeaseLost(Transient):
     """The claim on a row went to another process before this one finished; this one's result is dropped."""
 
     code = "lease_lost"
+
+
+class SiblingActive(Transient):
+    """An earlier instance with the same SOP Instance UID is still being worked."""
+
+    code = "sibling_active"
 
 
 class Permanent(DicomNodeError):

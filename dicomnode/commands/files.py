@@ -1,0 +1,187 @@
+"""``run``, ``route`` and ``redact``: the pipeline and its stages on files, without a network.
+
+**Way** Each command goes through all files, says what became of each, and ends with 1 when one failed. Results of `run` are
+named by their own UIDs, because names of sources may hold names of people.
+
+**Limits** Without a state directory of a node the pseudonyms and UIDs of `redact` are made for one call only: two calls give
+one patient two tokens.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.progress import track
+
+from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, Config, Json, MaybeConfig, print_json, routes_of
+from dicomnode.errors import DicomNodeError, NotFound
+from dicomnode.header import header
+from dicomnode.image import Image
+from dicomnode.kitting import build_kit, build_router, load_models
+from dicomnode.pipeline import Kit, process
+from dicomnode.records import Instance, OutputKind, Result, Route
+from dicomnode.redactor import Mode, Redactor
+from dicomnode.settings import Peer, WorkSettings, load
+from dicomnode.spool import Spool, new_id
+
+#: The one destination of `run`: outside, so that nothing identifying is written.
+_FOLDER = "folder"
+_RUN_OUTPUTS: tuple[OutputKind, ...] = ("sr", "sc", "deidentified")
+
+
+def sources(path: Path) -> list[Path]:
+    """The files that a path means: itself, or everything below a folder, in order.
+
+    Raises
+    ------
+    NotFound
+        There is nothing.
+    """
+    if path.is_file():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    if not found:
+        raise NotFound(f"{path}: no such file, or a folder without files")
+    return found
+
+
+def instance_of(stream: BinaryIO, node_id: str = "") -> Instance:
+    """The record of a file that no network brought; the stream stands at its start afterwards."""
+    instance_id = new_id(datetime.now(UTC))
+    instance = header(stream, instance_id=instance_id, location="", node_id=node_id)
+    stream.seek(0)
+    return instance
+
+
+def _each(files: list[Path], work: Callable[[Path], None], *, label: str, quiet: bool) -> Iterator[tuple[Path, str]]:
+    """Work every file; gives those that failed with the code of their error."""
+    for file in track(files, description=label, disable=quiet, transient=True):
+        try:
+            work(file)
+        except (DicomNodeError, OSError) as error:
+            code = error.code if isinstance(error, DicomNodeError) else type(error).__name__
+            typer.echo(f"dicomnode: {file}: {code}", err=True)
+            yield file, code
+
+
+def run(
+    src: Annotated[Path, typer.Argument(help="File or folder of DICOM files.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results; made when absent.")],
+    config: Config = DEFAULT_CONFIG,
+    json: Json = False,
+) -> None:
+    """Work a folder as the node would, without a network; what is written is safe for outside."""
+    settings = load(config)
+    identity = Spool(settings.node.state_dir).identity()
+    kit = _outside(build_kit(settings, identity.node_id, identity.key))
+    out.mkdir(parents=True, exist_ok=True)
+    held = 0
+
+    def work(file: Path) -> None:
+        nonlocal held
+        with file.open("rb") as stream:
+            result = process(instance_of(stream, identity.node_id), stream, kit)
+            written = [_write(out, output.kind, output.sop_instance_uid, output.write) for output in result.outputs]
+        held += len(result.held)
+        if json:
+            print_json({"path": str(file), **_told(result), "outputs": written})
+
+    failed = list(_each(sources(src), work, label="working", quiet=json))
+    if not json:
+        typer.echo(f"{len(sources(src)) - len(failed)} worked, {len(failed)} failed, {held} outputs held; results in {out}")
+    raise typer.Exit(EXIT_FAILURE if failed or held else 0)
+
+
+def _outside(kit: Kit) -> Kit:
+    """The same kit with every route leading to one outside folder."""
+
+    def route(instance: Instance, image: Image) -> Route:
+        return replace(kit.route(instance, image), outputs=_RUN_OUTPUTS, destinations=(_FOLDER,))
+
+    return replace(kit, route=route, peers={_FOLDER: Peer(ae_title="FOLDER")})
+
+
+def _write(out: Path, kind: str, uid: str, write: Callable[[BinaryIO], None]) -> str:
+    path = out / f"{kind}-{uid}.dcm"
+    draft = path.with_suffix(".part")
+    try:
+        with draft.open("wb") as stream:
+            write(stream)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path.name
+
+
+def _told(result: Result) -> dict[str, object]:
+    top = result.findings.items[0] if result.findings.items else None
+    return {
+        "body_part": result.route.body_part,
+        "probability": result.route.probability,
+        "rule": result.route.rule,
+        "model": result.findings.model or None,
+        "finding": top.label if top else None,
+        "finding_probability": top.probability if top else None,
+        "regions": len(result.regions),
+        "held": [{"kind": one.kind, "reason": one.reason} for one in result.held],
+        "stage_ms": dict(result.stage_ms),
+    }
+
+
+def route(
+    files: Annotated[list[Path], typer.Argument(help="DICOM files, or folders of them.")],
+    config: MaybeConfig = None,
+    json: Json = False,
+) -> None:
+    """Say which body part each file shows, which rule wins and where the results would go."""
+    routes, settings = routes_of(config)
+    stage = build_router(routes, load_models(settings.work if settings else WorkSettings()))
+
+    def work(file: Path) -> None:
+        with file.open("rb") as stream:
+            instance = instance_of(stream)
+            found = stage(instance, Image.open(stream, instance))
+        if json:
+            print_json({
+                "path": str(file), "body_part": found.body_part, "probability": found.probability,
+                "probabilities": dict(found.probabilities), "source": found.source, "rule": found.rule,
+                "model": found.model, "destinations": list(found.destinations),
+            })
+        else:
+            typer.echo(f"{file}: {found.body_part} ({found.probability:.3f} by {found.source}), rule {found.rule}"
+                       f", model {found.model or '-'}, to {', '.join(found.destinations) or '-'}")
+
+    everything = [file for path in files for file in sources(path)]
+    failed = list(_each(everything, work, label="routing", quiet=True))
+    raise typer.Exit(EXIT_FAILURE if failed else 0)
+
+
+def redact(
+    src: Annotated[Path, typer.Argument(help="DICOM file, or folder of them.")],
+    dst: Annotated[Path, typer.Argument(help="File, or folder that gets the same relative names.")],
+    mode: Annotated[Mode, typer.Option(help="strict: unknown text is identifying; header: header matches, dates, numbers.")] = "strict",
+    report: Annotated[Path | None, typer.Option(help="One JSON line a file: path and blanked regions, never the text.")] = None,
+    pixels_only: Annotated[bool, typer.Option("--pixels-only", help="Leave the header as it is; blank pixels only.")] = False,
+) -> None:
+    """Blank identifying text in the pixels; by default the header is cleared as well."""
+    redactor = Redactor(mode, pixels_only=pixels_only)
+    files = sources(src)
+    lines = io.StringIO()
+
+    def work(file: Path) -> None:
+        target = dst / file.relative_to(src) if src.is_dir() else dst
+        redactor.redact(file, target, lines)
+
+    failed = list(_each(files, work, label="redacting", quiet=False))
+    if report is not None:
+        report.write_text(lines.getvalue())
+    typer.echo(f"{len(files) - len(failed)} redacted, {len(failed)} held or failed (not written)", err=True)
+    raise typer.Exit(EXIT_FAILURE if failed else 0)
+
+

@@ -1,0 +1,81 @@
+"""Builds the `Kit` of a process from the settings: opens the models, checks the OCR program, binds the node's identity.
+
+**Fails** Every fault is a `ConfigError` leaf: a stage that cannot be built stops the start, it is never left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dicomnode import __version__
+from dicomnode.errors import MissingModel
+from dicomnode.image import Image
+from dicomnode.outputs import NodeFacts
+from dicomnode.outputs.table import OUTPUTS
+from dicomnode.pipeline import Kit, digest_of
+from dicomnode.records import Findings, Route
+from dicomnode.settings import Routes, Settings, WorkSettings
+from dicomnode.share import share
+from dicomnode.stages.encode import Encode
+from dicomnode.stages.infer import Infer, Model, open_models
+from dicomnode.stages.look import look
+from dicomnode.stages.redact import Redact
+from dicomnode.stages.route import RouteStage
+
+
+def models_dir(work: WorkSettings) -> Path:
+    """The folder of models: the site's own, or the one that comes with the node."""
+    return work.models_dir or share("models")
+
+
+def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
+    """The route stage with the classifier that routes.toml names.
+
+    Raises
+    ------
+    MissingModel
+        The router, or a findings model of a rule, is not among the models.
+    """
+    for name in (routes.router, *(rule.model for rule in routes.rule if rule.model)):
+        if name not in models:
+            raise MissingModel(f"routes.toml names the model {name!r}; there are: {', '.join(sorted(models)) or 'none'}")
+    return RouteStage(routes, models[routes.router].probabilities, look)
+
+
+def load_models(work: WorkSettings) -> dict[str, Model]:
+    """Open every model, checked against its card."""
+    return dict(open_models(models_dir(work), provider=work.provider, threads=work.threads))
+
+
+def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
+    """Build the stages of one process.
+
+    Parameters
+    ----------
+    node_id, key
+        Identity of the node, from its spool.
+
+    Raises
+    ------
+    ConfigError
+        A model, card or program is missing or wrong.
+    """
+    work = settings.work
+    models = load_models(work)
+    infer = Infer(models)
+    redact = Redact(mode=work.redaction, lang=work.ocr_language)
+
+    def find(image: Image, route: Route) -> Findings:
+        return infer(look(image), route.model) if route.model and image.has_pixels else Findings()
+
+    return Kit(
+        route=build_router(settings.routes, models),
+        infer=find,
+        redact=redact,
+        waive=redact.waive,
+        encode=Encode(),
+        outputs=OUTPUTS,
+        node=NodeFacts(node_id, settings.node.ae_title, key, __version__),
+        peers=settings.peers,
+        digest=digest_of(__version__, models[settings.routes.router].card.sha256, work.redaction, work.ocr_language),
+    )

@@ -1,0 +1,196 @@
+"""The work on one instance as one straight line: read, route, infer, redact, encode, report.
+
+**Way** `process` takes an `Instance`, its bytes and a `Kit`, and gives a `Result` whose outputs write themselves. The `Kit`
+is built once per process by `kitting.build_kit`. Order is code and needs are arguments: a pipeline without redaction does
+not type-check, because the builders of pixels take `Coded` and only `Redacted` becomes `Coded`.
+
+**Fails** `Undecodable` and `StageFailed` leave when the instance as a whole cannot be worked: the caller quarantines it.
+What fails for one output holds that output alone: a report for an inside peer leaves although its picture waits for a
+person. A strange exception of a stage becomes `StageFailed`; its text goes nowhere, for it may quote the data set.
+
+**Limits** Knows no disk, row or socket. An instance without pixels gets no report and no picture; only ``original`` applies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from dicomnode.errors import DicomNodeError, Permanent, StageFailed
+from dicomnode.image import Coded, Image, Redacted
+from dicomnode.log import get_logger
+from dicomnode.outputs import Builder, Material, NodeFacts
+from dicomnode.records import Findings, Held, Identity, Instance, Output, OutputKind, Result, Route
+from dicomnode.settings import Peer
+
+#: Kinds that show pixels: held when redaction cannot vouch for them.
+PIXEL_KINDS: frozenset[OutputKind] = frozenset({"sc", "deidentified"})
+#: Kinds that leave with the identity removed, whoever gets them.
+NAMELESS_KINDS: frozenset[OutputKind] = frozenset({"deidentified"})
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """The stages, built once per process; each validates itself then and keeps nothing of an instance."""
+
+    route: Callable[[Instance, Image], Route]
+    infer: Callable[[Image, Route], Findings]
+    redact: Callable[[Image], Redacted]
+    #: A person's release in place of `redact`.
+    waive: Callable[[Image], Redacted]
+    encode: Callable[[Redacted], Coded]
+    outputs: Mapping[OutputKind, Builder]
+    node: NodeFacts
+    peers: Mapping[str, Peer]
+    #: SHA-256 over what shapes every result: version, router, mode of redaction.
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a person or an earlier generation asks of this work."""
+
+    generation: int = 0
+    #: A person vouches for the pixels: they leave as they are.
+    waived: bool = False
+    #: Results of the former generation, (kind, SOP Class UID, SOP Instance UID).
+    predecessors: tuple[tuple[OutputKind, str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Times the stages and turns what they should not raise into `StageFailed`."""
+
+    instance_id: str
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        except DicomNodeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the stage wrapper, a place where everything is caught
+            get_logger("work").error("defect", instance_id=self.instance_id, stage=name, exc_info=True)
+            raise StageFailed(f"stage {name} raised {type(error).__name__}") from None
+        finally:
+            spent = (time.perf_counter() - started) * 1000
+            self.stage_ms[name] = round(self.stage_ms.get(name, 0.0) + spent, 1)
+
+
+def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None = None) -> Result:
+    """Work one instance.
+
+    Parameters
+    ----------
+    source
+        The Part 10 file, seekable; it stays open until the outputs of the result have been written.
+
+    Raises
+    ------
+    Undecodable
+        The header cannot be parsed.
+    StageFailed
+        Reading, routing or inference met a defect.
+    """
+    order = order or Order()
+    watch = _Watch(instance.instance_id)
+    with watch.stage("read"):
+        image = Image.open(source, instance)
+    with watch.stage("route"):
+        route = kit.route(instance, image)
+    wanted = _groups(route, kit.peers, has_pixels=image.has_pixels)
+    findings, trouble = _infer(image, route, kit, watch) if wanted else (Findings(), None)
+    held: list[Held] = []
+    if trouble is not None:
+        # What the model should have said is missing from every result, so none of them may pass as complete.
+        held = [Held(kind, names, trouble.code) for kind, _, _, names in wanted if kind != "original"]
+        wanted = [group for group in wanted if group[0] == "original"]
+    coded, digest = _pixels(image, kit, order, watch, wanted, held)
+    outputs: list[Output] = []
+    for kind, identity, sr_class, names in wanted:
+        if kind in PIXEL_KINDS and coded is None:
+            continue
+        material = Material(
+            instance=instance,
+            image=image,
+            coded=coded,
+            route=route,
+            findings=findings,
+            identity=identity,
+            destinations=names,
+            sr_class=sr_class,
+            node=kit.node,
+            settings_digest=digest_of(kit.digest, findings.digest),
+            generation=order.generation,
+            source=source,
+            predecessors=tuple((sop_class, uid) for k, sop_class, uid in order.predecessors if k == kind),
+        )
+        try:
+            with watch.stage("report"):
+                outputs.append(kit.outputs[kind](material))
+        except Permanent as error:
+            held.append(Held(kind, names, error.code))
+    regions = coded.redacted.regions if coded is not None else ()
+    return Result(route, findings, regions, tuple(outputs), tuple(held), digest, watch.stage_ms)
+
+
+def _infer(image: Image, route: Route, kit: Kit, watch: _Watch) -> tuple[Findings, Permanent | None]:
+    try:
+        with watch.stage("infer"):
+            return kit.infer(image, route), None
+    except Permanent as error:
+        return Findings(), error
+
+
+def _pixels(
+    image: Image,
+    kit: Kit,
+    order: Order,
+    watch: _Watch,
+    wanted: list[Group],
+    held: list[Held],
+) -> tuple[Coded | None, str]:
+    """Redact and encode when an output needs it; what cannot be vouched for is held, never passed."""
+    try:
+        with watch.stage("digest"):
+            digest = image.pixel_digest()
+    except Permanent:
+        digest = ""  # redaction meets the same pixels and holds them
+    if not any(kind in PIXEL_KINDS for kind, *_ in wanted):
+        return None, digest
+    try:
+        with watch.stage("redact"):
+            redacted = kit.waive(image) if order.waived else kit.redact(image)
+        with watch.stage("encode"):
+            return kit.encode(redacted), digest
+    except Permanent as error:
+        held += [Held(kind, names, error.code) for kind, _, _, names in wanted if kind in PIXEL_KINDS]
+        return None, digest
+
+
+#: kind, identity, SR class, names of destinations: one object is made for each.
+Group = tuple[OutputKind, Identity, str, tuple[str, ...]]
+
+
+def _groups(route: Route, peers: Mapping[str, Peer], *, has_pixels: bool) -> list[Group]:
+    """The objects that a route asks for: destinations that get the very same object share it."""
+    groups: dict[tuple[OutputKind, Identity, str], list[str]] = {}
+    for kind in route.outputs:
+        if not has_pixels and kind != "original":
+            continue
+        for name in route.destinations:
+            inside = peers[name].trust == "inside" and kind not in NAMELESS_KINDS
+            sr_class = peers[name].sr_class if kind == "sr" else ""
+            groups.setdefault((kind, "kept" if inside else "removed", sr_class), []).append(name)
+    return [(kind, identity, sr_class, tuple(names)) for (kind, identity, sr_class), names in groups.items()]
+
+
+def digest_of(*parts: str) -> str:
+    """SHA-256 over the parts, in hexadecimal."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
