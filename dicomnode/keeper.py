@@ -12,6 +12,7 @@ ends only when told to. The acceptors never need it.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,9 +21,10 @@ from typing import Protocol
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from dicomnode.chores import Chores, Guard
+from dicomnode.errors import ConfigError, DicomNodeError
 from dicomnode.inotify import Watch
 from dicomnode.intake import Intake
+from dicomnode.keeper_chores import Chores
 from dicomnode.log import get_logger
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.settings import Settings
@@ -128,3 +130,31 @@ def _take_in(intake: Intake, spool: Spool, scan_s: float, guard: Guard, stop: St
     finally:
         for watch in watches:
             watch.close()
+
+
+class Guard:
+    """Runs passes that may fail; logs a failure when its reason changes, not each time."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def run(self, name: str, work: Callable[[], object]) -> bool:
+        """Run one pass and say whether it came through; a `ConfigError` is the administrator's and goes through."""
+        try:
+            work()
+        except ConfigError:
+            raise
+        except (DicomNodeError, OSError) as error:
+            reason = error.code if isinstance(error, DicomNodeError) else errno.errorcode.get(error.errno or 0, "os_error")
+            if self._reasons.get(name) != reason:
+                log.error("store_failed", stage=name, reason=reason, actor="administrator")
+            self._reasons[name] = reason
+            return False
+        except Exception as error:  # a defect in one pass must not end the others
+            reason = type(error).__name__
+            if self._reasons.get(name) != reason:
+                log.exception("defect", stage=name)
+            self._reasons[name] = reason
+            return False
+        self._reasons.pop(name, None)
+        return True

@@ -10,11 +10,9 @@ go before the note that they are gone, so a pass that was cut is ended by the ne
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from dicomnode.errors import ConfigError, DicomNodeError, FileMissing
+from dicomnode.errors import FileMissing
 from dicomnode.hook import run_hook
 from dicomnode.log import get_logger
 from dicomnode.queue import Queue
@@ -152,31 +150,3 @@ class Chores:
 
     def _hook(self, event: str, now: datetime, **facts: object) -> None:
         run_hook(self._settings.keep.hook, event, facts, now)
-
-
-class Guard:
-    """Runs passes that may fail; logs a failure when its reason changes, not each time."""
-
-    def __init__(self) -> None:
-        self._reasons: dict[str, str] = {}
-
-    def run(self, name: str, work: Callable[[], object]) -> bool:
-        """Run one pass and say whether it came through; a `ConfigError` is the administrator's and goes through."""
-        try:
-            work()
-        except ConfigError:
-            raise
-        except (DicomNodeError, OSError) as error:
-            reason = error.code if isinstance(error, DicomNodeError) else errno.errorcode.get(error.errno or 0, "os_error")
-            if self._reasons.get(name) != reason:
-                log.error("store_failed", stage=name, reason=reason, actor="administrator")
-            self._reasons[name] = reason
-            return False
-        except Exception as error:  # a defect in one pass must not end the others
-            reason = type(error).__name__
-            if self._reasons.get(name) != reason:
-                log.exception("defect", stage=name)
-            self._reasons[name] = reason
-            return False
-        self._reasons.pop(name, None)
-        return True

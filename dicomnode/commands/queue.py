@@ -1,0 +1,307 @@
+"""``dicomnode queue``: what waits, what is held and why, and the three acts of a person: retry, release, drop.
+
+**Way** Every act is written into the queue with time and account and is shown by ``show``. An instance is named by its
+instance id, its SOP Instance UID or that of one of its results.
+
+**Fails** A queue that was never made is empty; what is not there ends with 1 after the rest was done.
+
+**Limits** To be run as the node's own user (``sudo -u``): it writes to the node's files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicomnode import log
+from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, print_json
+from dicomnode.errors import NotFound
+from dicomnode.keeper_ledger import audit, deliveries_of
+from dicomnode.queue import InstanceState
+from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.records import DeliveryState
+from dicomnode.settings import Settings, load
+from dicomnode.spool import Spool
+
+app = typer.Typer(help="Show what is waiting, held or quarantined, and act on it.", no_args_is_help=False)
+
+Config = Annotated[Path | None, typer.Option("-c", "--config", help="Directory of node.toml, routes.toml and peers/.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Instance id, SOP Instance UID or result UID.")]
+Keys = Annotated[list[str] | None, typer.Argument(metavar="KEY...", help="Instance id, SOP Instance UID or result UID.")]
+States = Annotated[list[str] | None, typer.Option("--state", help="Instance or delivery in this state; may be repeated.")]
+All = Annotated[bool, typer.Option("--all", help="Everything that waits for a person, or is in the states given.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+_STATES = frozenset({*get_args(InstanceState), *get_args(DeliveryState)})
+_FOR_PEOPLE = ("deferred", "hold", "quarantine", "expired")
+#: A table in a pipe is not cut to 80 columns.
+_PIPE_WIDTH = 180
+
+logger = log.get_logger("queue")
+
+
+@dataclass(slots=True)
+class _Given:
+    """What stood before the name of the sub-command."""
+
+    config: Path
+    as_json: bool
+
+
+class _Nothing(Exception):
+    """There is no queue."""
+
+
+@contextlib.contextmanager
+def _node(context: typer.Context, config: Path | None) -> Iterator[tuple[Settings, Spool, SqliteQueue]]:
+    """Open what there is; nothing is made, so that root leaves no file that the node cannot open."""
+    given: _Given = context.obj
+    settings = load(config or given.config)
+    path = settings.node.state_dir / "queue.sqlite"
+    if not path.exists():
+        raise _Nothing(f"{path}: there is no queue yet; the node makes it when it starts")
+    spool = Spool(settings.node.state_dir)
+    queue = SqliteQueue(path)
+    try:
+        yield settings, spool, queue
+    finally:
+        queue.close()
+
+
+@app.callback(invoke_without_command=True)
+def queue(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
+    """Show what is waiting, held or quarantined, and act on it; alone: a summary."""
+    context.obj = _Given(config or DEFAULT_CONFIG, as_json)
+    if context.invoked_subcommand is not None:
+        return
+    try:
+        with _node(context, config) as (_, spool, opened):
+            _print_summary(opened.counts(), spool, as_json=as_json)
+    except _Nothing as nothing:
+        typer.echo(str(nothing), err=True)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context, config: Config = None, as_json: Json = False, state: States = None,
+    limit: Annotated[int, typer.Option(min=0, help="At most this many, oldest first; 0: all.")] = 100,
+) -> None:
+    """List instances, oldest first."""
+    try:
+        with _node(context, config) as (_, _, opened):
+            rows = opened.rows(states=_states(state), limit=limit)
+    except _Nothing as nothing:
+        typer.echo(str(nothing), err=True)
+        return
+    if as_json or context.obj.as_json:
+        for row in rows:
+            print_json(row)
+        return
+    table = _table("instance", "state", "reason", "age", "modality", "from", "body part", "outputs")
+    for row in rows:
+        outputs = ", ".join(f"{one['kind']} to {one['destination']}: {one['state']}" for one in deliveries_of(row))
+        table.add_row(*(str(cell) for cell in (
+            row["instance_id"], row["state"], row["reason"], _age(row["received_at"]), row["modality"], row["calling_ae"],
+            row["body_part"], outputs,
+        )))
+    _console().print(table)
+
+
+@app.command()
+def show(context: typer.Context, key: Key, config: Config = None, as_json: Json = False) -> None:
+    """Show all that the node knows of an instance, and who acted on it."""
+    with _needed(context, config) as (_, spool, opened):
+        rows = opened.find(key)
+        if not rows:
+            raise NotFound(f"{key}: no such instance or result in the queue")
+        token_key = spool.identity().key
+    for row in rows:
+        whole = {**row, "log_token": log.uid_token(str(row["sop_instance_uid"]), token_key)}
+        if as_json or context.obj.as_json:
+            print_json(whole)
+        else:
+            _print_row(whole)
+
+
+@app.command()
+def verify(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
+    """Compare files and rows and account for everything that was accepted; 1 when something does not fit."""
+    with _needed(context, config) as (_, spool, opened):
+        found = audit(spool, opened, datetime.now(UTC))
+    for breach in found.breaches:
+        if as_json or context.obj.as_json:
+            print_json({"breach": breach})
+        else:
+            typer.echo(breach)
+    if as_json or context.obj.as_json:
+        print_json({"accepted": found.accepted, **found.accounts, "breaches": len(found.breaches)})
+    else:
+        typer.echo(f"accepted {found.accepted} = " + " + ".join(f"{n} {name}" for name, n in found.accounts.items()))
+    if found.breaches:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@app.command()
+def retry(
+    context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False, every: All = False,
+    state: States = None,
+) -> None:
+    """Work or send again, under the same rules; never lets a held picture leave as it is."""
+    _act(context, config, "retry", _Wanted(keys or [], every, _states(state)), as_json=as_json)
+
+
+@app.command()
+def release(context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False) -> None:
+    """Say that you have looked: held outputs are made with their pixels as they are and leave."""
+    _act(context, config, "release", _Wanted(keys or []), as_json=as_json)
+
+
+@app.command()
+def drop(
+    context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False, yes: Yes = False,
+) -> None:
+    """Give up: nothing more is made or sent of an instance; its file goes after the retention."""
+    if keys and not yes and not (sys.stdin.isatty() and typer.confirm(f"Give up {', '.join(keys)}?")):
+        raise typer.BadParameter("nothing was dropped; --yes drops without asking")
+    _act(context, config, "drop", _Wanted(keys or []), as_json=as_json)
+
+
+# -- acting
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which instances a command names."""
+
+    keys: Sequence[str]
+    every: bool = False
+    states: Sequence[str] = ()
+
+
+def _act(context: typer.Context, config: Path | None, what: str, wanted: _Wanted, *, as_json: bool) -> None:
+    if bool(wanted.keys) == wanted.every:
+        raise typer.BadParameter("name instances by KEY" + (", or all of them by --all" if what == "retry" else ""))
+    failed = False
+    with _needed(context, config) as (settings, spool, opened):
+        log.configure(settings.log, "queue", spool.identity().key, stream=sys.stderr)
+        acts: Mapping[str, Callable[[str, datetime, str], int]] = {
+            "retry": opened.retry, "release": opened.release, "drop": opened.drop,
+        }
+        who = _account()
+        for key in wanted.keys or ("",):
+            rows = opened.find(key) if key else opened.rows(states=wanted.states or _FOR_PEOPLE)
+            if key and not rows:
+                typer.echo(f"{key}: no such instance or result in the queue", err=True)
+                failed = True
+            for instance_id in (str(row["instance_id"]) for row in rows):
+                changed = acts[what](instance_id, datetime.now(UTC), who)
+                if changed:
+                    logger.info("queue_changed", instance_id=instance_id, act=what, user=who, count=changed)
+                if as_json or context.obj.as_json:
+                    print_json({"instance_id": instance_id, "act": what, "changed": changed})
+                else:
+                    typer.echo(f"{instance_id}: {what}, {changed} row{'s' * (changed != 1)} changed")
+    if failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+@contextlib.contextmanager
+def _needed(context: typer.Context, config: Path | None) -> Iterator[tuple[Settings, Spool, SqliteQueue]]:
+    """As `_node`, where a queue must be there."""
+    try:
+        with _node(context, config) as node:
+            yield node
+    except _Nothing as nothing:
+        raise NotFound(str(nothing)) from None
+
+
+def _account() -> str:
+    """Name the person as far as the system knows: who called sudo, else the account."""
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):  # a container without an entry for this user
+        account = str(os.getuid())
+    caller = os.environ.get("SUDO_USER", "")
+    return f"{caller} as {account}" if caller and caller != account else account
+
+
+def _states(given: Sequence[str] | None) -> tuple[str, ...]:
+    for state in given or ():
+        if state not in _STATES:
+            raise typer.BadParameter(f"no state is called {state!r}; there are {', '.join(sorted(_STATES))}")
+    return tuple(given or ())
+
+
+# -- printing
+def _print_summary(
+    counts: Mapping[str, Mapping[str, Mapping[str, object]]], spool: Spool, *, as_json: bool,
+) -> None:
+    not_taken = sum(1 for _ in spool.incoming()) if not counts["instances"] else None
+    table = _table("what", "state", "count", "bytes", "oldest", "reason")
+    for group, states in counts.items():
+        for state, facts in states.items():
+            if as_json:
+                name = {"to": group.removeprefix("to ")} if group.startswith("to ") else {"of": group}
+                print_json({**name, **({"lane": facts["state"], **facts} if state == "lane" else {"state": state, **facts})})
+                continue
+            shown = f"lane {facts['state']}" if state == "lane" else state
+            oldest = facts.get("since") if state == "lane" else facts.get("oldest")
+            table.add_row(
+                group, shown, _text(facts.get("count")), _text(facts.get("bytes")), _age(oldest), _text(facts.get("reason")),
+            )
+    if not as_json:
+        _console().print(table)
+        if not_taken:
+            typer.echo(f"{not_taken} files have no row yet; the keeper takes them in")
+
+
+def _print_row(row: Mapping[str, object]) -> None:
+    table = _table("key", "value", title=str(row["instance_id"]))
+    for name, value in row.items():
+        if name not in {"deliveries", "acts", "instance_id"}:
+            table.add_row(name, _text(value))
+    console = _console()
+    console.print(table)
+    deliveries = _table("output", "to", "state", "reason", "status", "attempt", "result UID")
+    for one in deliveries_of(row):
+        status = f"0x{one['status']:04X}" if isinstance(one["status"], int) else ""
+        deliveries.add_row(*(_text(cell) for cell in (
+            one["kind"], one["destination"], one["state"], one["reason"], status, one["attempt"], one["sop_instance_uid"],
+        )))
+    if deliveries.row_count:
+        console.print(deliveries)
+    acts = row["acts"]
+    for act in acts if isinstance(acts, list) else []:
+        console.print(f"{act['at']}  {act['who']}: {act['what']} ({act['rows']} rows)", markup=False, highlight=False)
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _age(value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    age = max(datetime.now(UTC) - datetime.fromisoformat(value), timedelta(0))
+    return str(timedelta(seconds=int(age.total_seconds())))
