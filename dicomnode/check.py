@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dicomnode.errors import ConfigError
+from dicomnode.errors import ConfigError, DicomNodeError
 from dicomnode.kitting import load_models, models_dir
 from dicomnode.settings import Settings
 
@@ -196,5 +196,5 @@ def _peers(settings: Settings, echo: Echo | None) -> Answers:
             continue
         try:
             yield Answer(f"peer {name}", "ok", f"{where}: {echo(name)}")
-        except Exception as error:  # noqa: BLE001 - a peer that does not answer is what we were asked to find
-            yield Answer(f"peer {name}", "warning", f"{where}: {type(error).__name__}")
+        except DicomNodeError as error:
+            yield Answer(f"peer {name}", "warning", f"{where}: {error}")

@@ -40,6 +40,8 @@ EVENTS: Mapping[str, str] = {
     "instance_deferred": "An instance is tried again later.",
     "instance_held": "An instance waits for a person. Reviewer.",
     "instance_quarantined": "An instance cannot be worked. Reviewer, or developer for stage_failed and died_thrice.",
+    "output_held": "An output of an instance waits for a person; the others leave. Reviewer.",
+    "deadline_passed": "An instance took longer than work.deadline_s; its worker starts again. Developer, when it repeats.",
     "instance_duplicate": "An instance was worked before; nothing is made.",
     "stage_done": "One stage of the pipeline is through (level debug).",
     "finding_abnormal": "A model calls a finding abnormal.",

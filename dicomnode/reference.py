@@ -1,7 +1,7 @@
-"""The generated references: every setting for ae_config/README.md, every event and key of the log for docs/log.md.
+"""The generated references: settings (ae_config/README.md), log (docs/log.md), contexts (in docs/conformance.md).
 
-**Way** ``python -m dicomnode.reference`` in a source tree writes both; tests hold the files to the models and catalogues,
-so that what is not described cannot be built.
+**Way** ``python -m dicomnode.reference`` in a source tree writes them; tests hold the files to the models, catalogues and
+tables, so that what is not described cannot be built.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from pydicom.uid import UID
 
+from dicomnode import contexts
 from dicomnode.events import EVENTS, KEYS
 from dicomnode.settings import (
     KeepSettings,
@@ -110,10 +112,39 @@ def log_reference() -> str:
     )
 
 
+def contexts_reference() -> str:
+    """Give the tables of docs/conformance.md between the lines of `MARKS`."""
+    classes = sorted((UID(uid).name, uid) for uid in contexts.storage_classes())
+    groups = {
+        "lossless compression": contexts.LOSSLESS, "uncompressed or deflated": contexts.PLAIN,
+        "other compression": contexts.LOSSY,
+    }
+    syntaxes = "\n".join(f"| {UID(uid).name} | {uid} | {group} |" for group, uids in groups.items() for uid in uids)
+    with_pixels = "\n".join(f"| {name} | {uid} |" for name, uid in classes if contexts.has_pixels(uid))
+    without = "\n".join(f"| {name} | {uid} |" for name, uid in classes if not contexts.has_pixels(uid))
+    head = "| SOP Class | UID |\n|---|---|"
+    return (
+        f"Transfer syntaxes:\n\n| transfer syntax | UID | group |\n|---|---|---|\n{syntaxes}\n\n"
+        f"SOP Classes with pixels, in every transfer syntax above:\n\n{head}\n{with_pixels}\n\n"
+        f"SOP Classes without pixels, uncompressed or deflated:\n\n{head}\n{without}\n"
+    )
+
+
+MARKS = "<!-- generated: contexts -->\n", "<!-- end -->"
+
+
+def conformance(text: str) -> str:
+    """Give docs/conformance.md with its tables made anew."""
+    before, after = text.split(MARKS[0], maxsplit=1)[0], text.split(MARKS[1])[1]
+    return f"{before}{MARKS[0]}{contexts_reference()}{MARKS[1]}{after}"
+
+
 def write(root: Path) -> None:
-    """Write both files into the source tree at ``root``."""
+    """Write the files into the source tree at ``root``."""
     (root / "ae_config" / "README.md").write_text(settings_reference(), encoding="utf-8")
     (root / "docs" / "log.md").write_text(log_reference(), encoding="utf-8")
+    statement = root / "docs" / "conformance.md"
+    statement.write_text(conformance(statement.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,13 +21,19 @@ SOURCES = {
 }
 TOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 
-#: Where everything is caught: the log, which must never stop an instance, and the places of the design.
+#: Where everything is caught: the log, which must never stop an instance; the border to what libraries make of foreign
+#: bytes, where their text must not pass; and the outermost loops. * stands for any function of the file.
 BROAD = {
     "dicomnode/log.py": {"_run", "emit"},
-    "dicomnode/pipeline.py": {"*"},
+    "dicomnode/pipeline.py": {"stage"},
+    "dicomnode/outputs/shell.py": {"guard"},
+    "dicomnode/imagefile.py": {"*"},
+    "dicomnode/intake.py": {"*"},
+    "dicomnode/stages/redact/known.py": {"*"},
     "dicomnode/worker.py": {"*"},
-    "dicomnode/scu.py": {"*"},
-    "dicomnode/scp.py": {"*"},
+    "dicomnode/scu/": {"*"},
+    "dicomnode/scp/session.py": {"store"},
+    "dicomnode/scp/receive.py": {"*"},
     "dicomnode/keeper.py": {"*"},
 }
 #: Keys that the log itself writes.
@@ -64,6 +70,12 @@ def test_reference_of_the_settings_is_current() -> None:
 def test_reference_of_the_log_is_current() -> None:
     """docs/log.md is what `make reference` would write."""
     assert (ROOT / "docs" / "log.md").read_text(encoding="utf-8") == reference.log_reference()
+
+
+def test_contexts_of_the_conformance_statement_are_current() -> None:
+    """docs/conformance.md lists the SOP Classes and transfer syntaxes that the node has."""
+    text = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert text == reference.conformance(text)
 
 
 @pytest.mark.parametrize("event", sorted(set(EVENTS) - {"unlisted_event"}))
@@ -162,20 +174,28 @@ def broad(tree: ast.AST) -> Iterator[tuple[str, int]]:
             for node in ast.walk(function):
                 if isinstance(node, ast.ExceptHandler) and (
                     node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"})
-                ):
+                ) and not _passes_on(node):
                     yield function.name, node.lineno
+
+
+def _passes_on(handler: ast.ExceptHandler) -> bool:
+    """Say whether the handler only cleans up and raises the same error again."""
+    last = handler.body[-1]
+    return isinstance(last, ast.Raise) and last.exc is None
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_everything_is_caught_in_few_places(name: str) -> None:
     """``except Exception`` stands only at the outer loops, the stage wrapper, the door and in the log."""
+    places = set().union(*(functions for place, functions in BROAD.items() if name.startswith(place)))
     for function, line in broad(ast.parse(SOURCES[name])):
-        assert {function, "*"} & BROAD.get(name, set()), f"{name}:{line} in {function}"
+        assert {function, "*"} & places, f"{name}:{line} in {function}"
 
 
 def test_places_that_catch_everything_are_there() -> None:
     """Every place of the table does catch, so that the table is not longer than need be."""
-    assert {name for name in BROAD if any(broad(ast.parse(SOURCES[name])))} == set(BROAD)
+    caught = {name for name, text in SOURCES.items() if any(broad(ast.parse(text)))}
+    assert [place for place in BROAD if not any(name.startswith(place) for name in caught)] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: path.name)

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "dicomnode"
 #: Module or package below dicomnode → floor; 2w is work (no disk, row, socket), 2k is keep (no pixel, no model).
 FLOORS = {
     "": "0", "records": "0", "errors": "0", "dimse": "0", "uids": "0", "events": "0", "elements": "0",
+    "contexts": "0",
     "settings": "1", "log": "1", "gate": "1", "cards": "1", "share": "1", "reference": "1",
     "image": "1", "imagefile": "1", "frames": "1", "codecs": "1", "render": "1", "header": "1",
     "pipeline": "2w", "kitting": "2w", "stages": "2w", "outputs": "2w", "spool": "2k", "queue": "2k",
@@ -27,7 +28,7 @@ PLACES = {
     "pynetdicom": ("scp*", "scu*"),
     "onnxruntime": ("stages.infer",),
     "highdicom": ("outputs*",),
-    "torch": ("training*",), "monai": ("training*",), "onnx": ("training*",), "onnxscript": ("training*",),
+    "torch": ("training*", "commands.models"), "monai": ("training*",), "onnx": ("training*",), "onnxscript": ("training*",),
     "sqlite3": ("queue*",),
     "pytesseract": ("stages.redact*",),
     "structlog": ("log",),

@@ -1,0 +1,219 @@
+"""`dicomnode check`: every fault is found, named, and ends with 78."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from dicomnode import check as looks
+from dicomnode.check import Answer
+from dicomnode.commands.check import check
+from dicomnode.commands.init import compose, parse_forward, set_value
+from dicomnode.errors import BadCard, MissingModel, PeerUnavailable
+from dicomnode.settings import Settings, load
+
+
+def fake_model(off: float | Exception = 0.001) -> object:
+    """Give something that answers its sample like a model."""
+    def check_sample() -> float:
+        if isinstance(off, Exception):
+            raise off
+        return off
+
+    return SimpleNamespace(card=SimpleNamespace(version="1.0.0"), provider="CPUExecutionProvider", check_sample=check_sample)
+
+
+MODELS = {"bodypart-router": fake_model(), "pneumonia-pediatric": fake_model()}
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def config(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration without fault; models are stand-ins, small disks are no fault."""
+    monkeypatch.setattr(looks, "load_models", lambda _work: dict(MODELS))
+    directory = tmp_path / "config"
+    for name, text in compose("NODE", free_port, tmp_path / "state", [parse_forward("PACS@127.0.0.1:4242")]).items():
+        (directory / name).parent.mkdir(exist_ok=True, parents=True)
+        (directory / name).write_text(text)
+    edit(directory, "bind", "127.0.0.1")
+    edit(directory, "min_free_bytes", 1)
+    edit(directory, "reserve_bytes", 1)
+    return directory
+
+
+def edit(directory: Path, key: str, value: object) -> None:
+    """Set a key of node.toml."""
+    path = directory / "node.toml"
+    path.write_text(set_value(path.read_text(), key, value))
+
+
+def answers(config: Path) -> dict[str, Answer]:
+    """Give the answers by what they are about."""
+    return {answer.about: answer for answer in looks.check(load(config))}
+
+
+def run(config: Path, *args: str) -> Result:
+    """Run the command."""
+    app = typer.Typer()
+    app.command()(check)
+    return CliRunner().invoke(app, ["-c", str(config), *args])
+
+
+def test_sound_configuration_ends_with_0(config: Path) -> None:
+    """Nothing is wrong: every answer is ok, the summary names AE title, port and digest, the state is not made."""
+    done = run(config)
+    assert done.exit_code == 0, done.output
+    settings = load(config)
+    for word in ("NODE", str(settings.node.port), settings.digest[:12], "bodypart-router", "PACS"):
+        assert word in done.output
+    assert {answer.outcome for answer in answers(config).values()} == {"ok"}
+    assert not settings.node.state_dir.exists()
+
+
+def test_json_is_one_object_a_line(config: Path) -> None:
+    """--json prints what each look found."""
+    lines = [json.loads(line) for line in run(config, "--json").output.splitlines()]
+    assert {"port", "disk", "state", "tesseract"} <= {line["about"] for line in lines}
+    assert all(set(line) == {"about", "outcome", "detail"} for line in lines)
+
+
+@pytest.mark.parametrize(("models", "about", "words"), [
+    ({"bodypart-router": fake_model()}, "model pneumonia-pediatric", "routes.toml"),
+    ({**MODELS, "bodypart-router": fake_model(BadCard("sample is 0.3 off"))}, "model bodypart-router", "0.3 off"),
+])
+def test_model_that_is_missing_or_wrong_is_a_fault(
+    config: Path, monkeypatch: pytest.MonkeyPatch, models: dict[str, object], about: str, words: str,
+) -> None:
+    """A model that a rule names and that is not there, or that fails its own sample, ends with 78."""
+    monkeypatch.setattr(looks, "load_models", lambda _work: models)
+    found = answers(config)[about]
+    assert found.outcome == "fault"
+    assert words in found.detail
+    assert run(config).exit_code == 78
+
+
+def test_models_that_cannot_be_opened_are_a_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What opening the models raises is told, and the other looks are still taken."""
+    def fail(_work: object) -> None:
+        raise MissingModel("no folder")
+
+    monkeypatch.setattr(looks, "load_models", fail)
+    found = answers(config)
+    assert found["models"] == Answer("models", "fault", "no folder")
+    assert found["port"].outcome == "ok"
+
+
+@pytest.mark.parametrize(("path", "outcome", "words"), [
+    ("", "fault", "install tesseract-ocr"),
+    ("echo 'List of available languages (1):'; echo deu", "fault", "not installed: eng"),
+    ("echo 'List of available languages (2):'; echo deu; echo eng", "ok", "eng"),
+])
+def test_ocr_program_and_its_languages(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, outcome: str, words: str,
+) -> None:
+    """Tesseract must be there with each language that is set."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if path:
+        (programs / "tesseract").write_text(f"#!/bin/sh\n{path}\n")
+        (programs / "tesseract").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    found = answers(config)["tesseract"]
+    assert found.outcome == outcome
+    assert words in found.detail
+
+
+@pytest.fixture
+def listener(free_port: int) -> Iterator[None]:
+    """Somebody listens on the node's port."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", free_port))
+        sock.listen()
+        yield
+
+
+@pytest.mark.usefixtures("listener")
+def test_port_of_another_is_a_fault(config: Path) -> None:
+    """A port that another program has is a fault."""
+    assert answers(config)["port"].outcome == "fault"
+
+
+@pytest.mark.usefixtures("listener")
+def test_port_of_this_node_is_fine(config: Path, tmp_path: Path) -> None:
+    """A port is fine when a `dicomnode serve` on this very state directory has it."""
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / "serve.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert answers(config)["port"] == Answer("port", "ok", f"{load(config).node.port}, in use by this node")
+
+
+def test_network_file_system_is_a_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state directory on NFS is refused: it does not keep what is promised."""
+    monkeypatch.setattr(looks, "file_system", lambda _path: "nfs4")
+    assert "nfs4" in answers(config)["state"].detail
+    assert answers(config)["state"].outcome == "fault"
+
+
+def test_state_that_cannot_be_written_is_a_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state directory that this account cannot write is a fault."""
+    monkeypatch.setattr(looks.os, "access", lambda *_args: False)
+    assert answers(config)["state"].outcome == "fault"
+
+
+def test_file_system_is_known_by_the_kernel(tmp_path: Path) -> None:
+    """The type of /proc is proc, and that of a real folder is not unknown."""
+    assert looks.file_system(Path("/proc")) == "proc"
+    assert looks.file_system(tmp_path) != ""
+
+
+@pytest.mark.parametrize(("minimum", "outcome"), [(1, "ok"), (1 << 60, "fault")])
+def test_free_disk_against_the_watermark(config: Path, minimum: int, outcome: str) -> None:
+    """Less free disk than the watermark is a fault: every association would be refused."""
+    edit(config, "min_free_bytes", minimum)
+    assert answers(config)["disk"].outcome == outcome
+
+
+def test_open_node_and_unreachable_node_are_warned_of(config: Path) -> None:
+    """A node that takes any caller, and one that takes none, are warned of and may start."""
+    (config / "peers" / "pacs.toml").write_text(
+        (config / "peers" / "pacs.toml").read_text().replace('calls_from = ["127.0.0.1"]', "calls_from = []"),
+    )
+    assert answers(config)["callers"].outcome == "warning"
+    edit(config, "open", value=True)
+    assert "trials" in answers(config)["callers"].detail
+    assert run(config).exit_code == 0
+
+
+def test_hook_that_is_no_program_is_a_fault(config: Path) -> None:
+    """A hook that cannot be run is found before it is needed."""
+    edit(config, "hook", ["/nowhere/tell"])
+    assert answers(config)["hook"].outcome == "fault"
+
+
+def test_peers_are_asked_only_when_wanted(config: Path) -> None:
+    """Without an echo no peer is contacted; with one, a silent peer is a warning that names the cause."""
+    settings: Settings = load(config)
+
+    def echo(name: str) -> str:
+        raise PeerUnavailable(f"{name} does not answer")
+
+    plain = {answer.about: answer for answer in looks.check(settings)}
+    asked = {answer.about: answer for answer in looks.check(settings, echo)}
+    assert plain["peer pacs"].outcome == "ok"
+    assert asked["peer pacs"].outcome == "warning"
+    assert "does not answer" in asked["peer pacs"].detail
