@@ -29,13 +29,13 @@ from tests.integration.conformance_tools import (
 )
 from tests.unit.materials import CHARSETS, SPINE, UNSURE, clean, marked_dx, material, pydicom_file, written
 
-#: Files of pydicom: plain, compressed, colour, several frames, big endian, implicit, without a Patient ID.
+#: Files of pydicom: plain, compressed, colour, several frames, big endian, implicit, without a study, without pixels.
 FILES = (
     "CT_small.dcm", "MR_small.dcm", "MR_small_jp2klossless.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm",
     "JPEG2000.dcm", "SC_rgb_rle_2frame.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_ybr_full_422_uncompressed.dcm",
     "examples_overlay.dcm",
     "examples_palette.dcm", "examples_ybr_color.dcm", "JPGExtended.dcm", "JPEGLSNearLossless_16.dcm", "rtdose.dcm",
-    "liver_1frame.dcm",
+    "liver_1frame.dcm", "waveform_ecg.dcm", "test-SR.dcm", "rtplan.dcm",
 )
 SOURCES = (*FILES, *(f"dx-{charset}" for charset in CHARSETS), "dx-multiframe")
 IDENTITIES: tuple[Identity, ...] = ("kept", "removed")
@@ -92,7 +92,10 @@ def _make(folder, name, identity):
     stuff += [("sc", sc.build, {})]
     for kind, build, changes in stuff:
         changed = material(source, identity, **changes)
-        changed = dataclasses.replace(changed, coded=clean(changed.image))
+        if kind == "sc":
+            if not changed.image.has_pixels:
+                continue
+            changed = dataclasses.replace(changed, coded=clean(changed.image))
         path = folder / f"{name}.{identity}.{kind}.dcm"
         path.write_bytes(written(build(changed)))
         yield Made(name, identity, kind, path, changed.instance.study_instance_uid)
@@ -139,8 +142,11 @@ def test_dsrdump(made, name, identity):
 @needs(PIXELMED, SLF4J)
 def test_sr_validator(made, tmp_path):
     """DicomSRValidator finds TID 1500 in every report of a class that can hold it, and no error."""
-    wanted = [("dx-iso-2022-japanese", "kept"), ("CT_small.dcm", "removed"), ("SC_rgb_rle_2frame.dcm", "removed")]
-    chosen = [m for name, identity in wanted for m in made(name, identity) if m.kind not in ("sc", "basic-text")]
+    all_kinds = ("comprehensive-3d", "comprehensive", "enhanced", "unsure", "header")
+    chosen = [m for m in made("dx-iso-2022-japanese", "kept") if m.kind in all_kinds]
+    chosen += [m for m in made("dx-multiframe", "removed") if m.kind in all_kinds[2:]]
+    chosen += [m for m in made("waveform_ecg.dcm", "removed") if m.kind in all_kinds[:1]]
+    assert len(chosen) == 9
     verdicts = sr_verdicts([m.path for m in chosen], tmp_path)
     assert sorted(verdicts) == sorted(m.path for m in chosen)
     for verdict in verdicts.values():
