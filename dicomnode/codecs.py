@@ -1,0 +1,227 @@
+"""Decodes single frames into stored values, and encodes them again without loss.
+
+**Way** `decode` takes the bytes of one frame and gives its values and the photometric interpretation that they are in:
+JPEG 2000 undoes its own colour transform, nothing else is converted. `encode` makes one frame in one of the syntaxes of
+`LOSSLESS`; `pack` makes native bytes. pydicom chooses among its codecs; what it has none for (12-bit and progressive
+JPEG, High-Throughput JPEG 2000, deflated frames, RLE of single bits) is decoded here.
+
+**Fails** `Undecodable` and `UnsupportedTransferSyntax`, never with the text of a codec.
+
+**Standard** PS3.5 section 8.1 (cells, high bit), 8.2 and Annexes A and G.
+
+**Limits** Bits outside Bits Stored are not values: they come out as zero or sign.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.encoders.base import get_encoder
+from pydicom.uid import (
+    HTJ2K,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGExtended12Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from dicomnode.errors import Undecodable, UnsupportedTransferSyntax
+from dicomnode.frames import FRAME_MAX_BYTES, Spec
+from dicomnode.imagefile import guard
+
+Array = NDArray[Any]
+
+#: Syntaxes that are written again as they came.
+LOSSLESS = frozenset(map(str, (JPEGLSLossless, JPEG2000Lossless, RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL)))
+_HTJ2K = frozenset(map(str, (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)))
+#: Deflated Image Frame Compression (PS3.5 Annex A.4.13), which pydicom 3.0 does not know.
+DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
+#: Sequential and progressive JPEG of 8 or 12 bits: Extended, Spectral Selection, Full Progression.
+_JPEG = frozenset((str(JPEGExtended12Bit), "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55"))
+
+
+def dtype(spec: Spec) -> np.dtype[Any]:
+    """Type of the decoded values, native byte order."""
+    size = max(8, spec.bits_allocated) // 8
+    return np.dtype(f"{'f' if spec.real else 'i' if spec.signed else 'u'}{size}")
+
+
+def decode(raw: bytes, spec: Spec, frame: int = 0) -> tuple[Array, str]:
+    """Decode one frame.
+
+    Parameters
+    ----------
+    raw
+        As `frames.Frames.raw` gives it.
+    frame
+        Its index, which says where it begins when cells of 1 bit do not fill bytes.
+
+    Returns
+    -------
+    array, photometric
+        (rows, cols) or (rows, cols, 3) of `dtype`, writeable, and the interpretation that the values are in.
+
+    Raises
+    ------
+    Undecodable
+        The bytes are no such frame.
+    UnsupportedTransferSyntax
+        There is no decoder.
+    """
+    if not spec.encapsulated:
+        with guard("native pixel data cannot be decoded"):
+            return _settle(_native(raw, spec, frame), spec), "YBR_FULL" if spec.subsampled else spec.photometric
+    if spec.rows * spec.columns * spec.samples * dtype(spec).itemsize > FRAME_MAX_BYTES:
+        raise Undecodable("a frame is too large to be looked at")
+    with guard("a frame does not decode"), _quiet():
+        array, photometric = _encapsulated(raw, spec)
+        if array.shape != _shape(spec):
+            raise Undecodable("a frame has another size than the header says")
+        return _settle(array, spec), photometric
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep pydicom from logging what its codecs say."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _shape(spec: Spec) -> tuple[int, ...]:
+    return (spec.rows, spec.columns) if spec.samples == 1 else (spec.rows, spec.columns, spec.samples)
+
+
+def _native(raw: bytes, spec: Spec, frame: int) -> Array:
+    if spec.bits_allocated == 1:
+        return _bits(raw, spec, frame * spec.bits % 8)
+    kind = dtype(spec).newbyteorder("<" if spec.little else ">")
+    cells = np.frombuffer(raw, kind).astype(dtype(spec), copy=False)
+    if spec.subsampled:
+        # Y1 Y2 Cb Cr for each two columns (PS3.3 C.7.6.3.1.2).
+        pairs = cells.reshape(spec.rows, spec.columns // 2, 4)
+        luma = pairs[..., :2].reshape(spec.rows, spec.columns)
+        chroma = np.repeat(pairs[..., 2:], 2, axis=1)
+        return np.dstack((luma, chroma))
+    if spec.samples > 1 and spec.planar == 1:
+        return np.moveaxis(cells.reshape(spec.samples, spec.rows, spec.columns), 0, -1).copy()
+    return cells.reshape(_shape(spec)).copy()
+
+
+def _bits(raw: bytes, spec: Spec, skip: int) -> Array:
+    cells = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
+    return cells[skip : skip + spec.rows * spec.columns].reshape(spec.rows, spec.columns).copy()
+
+
+def _encapsulated(raw: bytes, spec: Spec) -> tuple[Array, str]:
+    own = _own(raw, spec)
+    if own is not None:
+        return own, spec.photometric
+    try:
+        decoder = get_decoder(spec.transfer_syntax_uid)
+        available = decoder.is_available
+    except NotImplementedError:
+        available = False
+    if not available or not decoder.is_encapsulated:
+        raise UnsupportedTransferSyntax(f"no decoder for transfer syntax {_named(spec.transfer_syntax_uid)}")
+    options = _options(spec, spec.photometric) | {"planar_configuration": spec.planar, "pixel_keyword": "PixelData"}
+    array, found = decoder.as_array(encapsulate([raw], has_bot=False), index=0, raw=True, **options)
+    return array, str(found["photometric_interpretation"])
+
+
+def _options(spec: Spec, photometric: str) -> dict[str, Any]:
+    """What pydicom wants to know of one frame."""
+    return {
+        "rows": spec.rows,
+        "columns": spec.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": spec.samples,
+        "bits_allocated": spec.bits_allocated,
+        "bits_stored": spec.bits_stored,
+        "pixel_representation": int(spec.signed),
+        "photometric_interpretation": photometric,
+        "planar_configuration": 0,
+    }
+
+
+def _named(uid: str) -> str:
+    """The UID when it is one of the standard's; else nothing of it, for it came from a peer."""
+    return uid if UID(uid).is_transfer_syntax and not UID(uid).is_private else "that is unknown"
+
+
+def _own(raw: bytes, spec: Spec) -> Array | None:
+    """Decode what pydicom has no codec for; None for everything else."""
+    syntax = spec.transfer_syntax_uid
+    if syntax in _JPEG and spec.samples == 1:
+        return np.asarray(imagecodecs.jpeg_decode(raw)).astype(dtype(spec))
+    if syntax in _HTJ2K:
+        return np.asarray(imagecodecs.jpeg2k_decode(raw)).astype(dtype(spec))
+    if syntax == DEFLATED_FRAME:
+        room = -(-spec.bits // 8) + 1
+        return _native(zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw, room)[: -(-spec.bits // 8)], spec, 0)
+    if syntax == RLELossless and spec.bits_allocated == 1:
+        return _bits(bytes(imagecodecs.packbits_decode(raw[64:])), spec, 0)
+    return None
+
+
+def _settle(array: Array, spec: Spec) -> Array:
+    """Clear what lies outside Bits Stored, or extend the sign over it; the values stay where they are."""
+    if spec.real or spec.bits_allocated in (spec.bits_stored, 1):
+        return array
+    low = 0 if spec.encapsulated else spec.high_bit + 1 - spec.bits_stored
+    above = array.dtype.itemsize * 8 - spec.bits_stored - low
+    settled = (array << above) >> above
+    return settled >> low << low if low else settled
+
+
+def strays(raw: bytes, spec: Spec, frame: int, settled: Array) -> bool:
+    """Say whether a native frame carries bits outside Bits Stored, where old overlays hide (PS3.5 8.1.1, retired)."""
+    if spec.encapsulated or spec.real or spec.bits_allocated in (spec.bits_stored, 1):
+        return False
+    return not np.array_equal(_native(raw, spec, frame), settled)
+
+
+def pack(array: Array, spec: Spec) -> bytes:
+    """Make native bytes of a frame in the source's own layout; cells of 1 bit begin at a byte."""
+    if spec.bits_allocated == 1:
+        return np.packbits(array.reshape(-1), bitorder="little").tobytes()
+    if spec.subsampled and not spec.encapsulated:
+        pairs = np.empty((spec.rows, spec.columns // 2, 4), array.dtype)
+        pairs[..., :2] = array[..., 0].reshape(spec.rows, -1, 2)
+        pairs[..., 2:] = array[:, ::2, 1:]
+        array = pairs
+    elif spec.samples > 1 and spec.planar == 1 and not spec.encapsulated:
+        array = np.moveaxis(array, -1, 0)
+    little = spec.little or spec.encapsulated
+    return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<" if little else ">"), copy=False).tobytes()
+
+
+def encode(array: Array, spec: Spec, photometric: str) -> bytes:
+    """Encode one frame without loss in the source's syntax, one of `LOSSLESS`.
+
+    ``photometric`` is that of the values. Raises `Undecodable` when the codec fails.
+    """
+    syntax = spec.transfer_syntax_uid
+    with guard("a frame does not encode"), _quiet():
+        if syntax in _HTJ2K:
+            return cast("bytes", imagecodecs.htj2k_encode(array, reversible=True, rgb=False if array.ndim == 3 else None))
+        return get_encoder(syntax).encode(
+            np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes(),
+            index=0,
+            **_options(spec, photometric),
+        )

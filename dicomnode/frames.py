@@ -1,0 +1,259 @@
+"""Finds the bytes of single frames in pixel data, native or encapsulated, so that one frame at a time is in memory.
+
+**Way** `index` looks at the description of the pixels and at the stream and gives an object with ``raw(i)``: the bytes of
+frame i as they are stored. What the data set declares and what lies in the stream must agree.
+
+**Fails** `Undecodable`: too few bytes or fragments, offsets that point nowhere, more frames than were declared (a frame
+that nobody declared is a frame that nobody looks at).
+
+**Standard** PS3.5 section 8.2 and Annex A.4 (encapsulation, offset tables), PS3.3 C.7.6.3.
+
+**Limits** One fragment may not hold two frames.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+from pydicom.dataset import Dataset
+
+from dicomnode.errors import Undecodable
+from dicomnode.imagefile import UNDEFINED, Parsed, PixelElement
+
+#: A frame above this is refused before memory is asked for.
+FRAME_MAX_BYTES = 1 << 30
+_ITEM, _DELIMITER = 0xFFFEE000, 0xFFFEE0DD
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What the Image Pixel Module says of one frame (PS3.3 C.7.6.3)."""
+
+    transfer_syntax_uid: str
+    encapsulated: bool
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    planar: int
+    photometric: str
+    little: bool
+    vr: str
+    #: Float or Double Float Pixel Data.
+    real: bool
+    #: Native YBR_FULL_422: two columns share one pair of chrominance values.
+    subsampled: bool
+
+    @property
+    def bits(self) -> int:
+        """Bits of one native frame."""
+        cells = self.rows * self.columns
+        return cells * 16 if self.subsampled else cells * self.samples * self.bits_allocated
+
+
+class Frames(Protocol):
+    """Gives frames as stored."""
+
+    def raw(self, index: int) -> bytes:
+        """Give the bytes of one frame."""
+
+
+def spec(parsed: Parsed, pixels: PixelElement) -> Spec:
+    """Read the Image Pixel Module; raises `Undecodable` when it makes no sense."""
+    ds = parsed.dataset
+    real = pixels.tag != 0x7FE00010
+    bits_allocated = number(ds, "BitsAllocated")
+    bits_stored = bits_allocated if real else number(ds, "BitsStored", bits_allocated)
+    photometric = text(ds, "PhotometricInterpretation").upper()
+    rows, columns, samples = number(ds, "Rows"), number(ds, "Columns"), number(ds, "SamplesPerPixel", 1)
+    encapsulated = pixels.length == UNDEFINED
+    frames = number(ds, "NumberOfFrames", 1) or 1
+    full = rows * columns * 3 * frames
+    sane = (
+        1 <= rows <= 65535
+        and 1 <= columns <= 65535
+        and samples in (1, 3)
+        and (bits_allocated in ((32, 64) if real else (1, 8, 16, 32, 64)))
+        and 1 <= bits_stored <= bits_allocated
+        and frames >= 1
+        and photometric != ""
+    )
+    if not sane:
+        raise Undecodable("the description of the pixels makes no sense")
+    high_bit = bits_stored - 1 if real else number(ds, "HighBit", bits_stored - 1)
+    if not bits_stored - 1 <= high_bit < bits_allocated:
+        raise Undecodable("High Bit (0028,0102) does not fit Bits Stored and Bits Allocated")
+    return Spec(
+        transfer_syntax_uid=parsed.transfer_syntax_uid,
+        encapsulated=encapsulated,
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        frames=frames,
+        bits_allocated=bits_allocated,
+        bits_stored=bits_stored,
+        high_bit=high_bit,
+        signed=number(ds, "PixelRepresentation", 0) == 1 and not real,
+        planar=number(ds, "PlanarConfiguration", 0) if samples > 1 else 0,
+        photometric=photometric,
+        little=parsed.little,
+        vr=pixels.vr,
+        real=real,
+        # Some writers label full-size data as subsampled; the length tells.
+        subsampled=photometric == "YBR_FULL_422" and not encapsulated and bits_allocated == 8 and pixels.length < full,
+    )
+
+
+def number(ds: Dataset, keyword: str, default: int = 0) -> int:
+    """Give an integer of the data set, ``default`` when it is absent or empty."""
+    value: Any = ds.get(keyword)
+    if value is None or value == "":
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise Undecodable(f"{keyword} is no number") from None
+
+
+def text(ds: Dataset, keyword: str) -> str:
+    """Give a string of the data set, without padding; ``""`` when it is absent."""
+    value: Any = ds.get(keyword)
+    return "" if value is None else str(value).strip(" \0")
+
+
+class Native:
+    """Frames that lie one behind the other."""
+
+    def __init__(self, stream: BinaryIO, pixels: PixelElement, spec: Spec) -> None:
+        self._stream = stream
+        self._pixels = pixels
+        self._spec = spec
+        needed = -(-spec.bits * spec.frames // 8)
+        if spec.bits > FRAME_MAX_BYTES * 8:
+            raise Undecodable("a frame is too large to be looked at")
+        if pixels.length < needed or stream.seek(0, 2) < pixels.offset + needed:
+            raise Undecodable("there are fewer pixel data than declared")
+        if spec.subsampled and spec.columns % 2:
+            raise Undecodable("YBR_FULL_422 with an odd number of columns")
+
+    def raw(self, index: int) -> bytes:
+        """Give the bytes that hold frame ``index``; of 1 bit allocated, its first and last byte may be shared."""
+        spec = self._spec
+        first, last = index * spec.bits // 8, -(-(index + 1) * spec.bits // 8)
+        swapped = not spec.little and spec.vr == "OW" and spec.bits_allocated <= 8
+        if not swapped:
+            return self._read(first, last)
+        # PS3.5 section 8.1.1: OW of Big Endian holds 8-bit cells pairwise swapped, across frames as well.
+        begin, end = first // 2 * 2, min(-(-last // 2) * 2, self._pixels.length)
+        data = bytearray(self._read(begin, end))
+        even = len(data) // 2 * 2
+        data[0:even:2], data[1:even:2] = data[1:even:2], data[0:even:2]
+        return bytes(data[first - begin : last - begin])
+
+    def _read(self, first: int, last: int) -> bytes:
+        self._stream.seek(self._pixels.offset + first)
+        data = self._stream.read(last - first)
+        if len(data) != last - first:
+            raise Undecodable("there are fewer pixel data than declared")
+        return data
+
+
+class Encapsulated:
+    """Frames that lie in fragments."""
+
+    def __init__(self, stream: BinaryIO, pixels: PixelElement, spec: Spec, ds: Dataset) -> None:
+        self._stream = stream
+        end = stream.seek(0, 2)
+        stream.seek(pixels.offset)
+        table, start, fragments = self._walk(end)
+        self._frames = self._group(table, start, fragments, spec, ds)
+
+    def raw(self, index: int) -> bytes:
+        """Give the bytes of frame ``index``, its fragments joined."""
+        if sum(size for _, size in self._frames[index]) > FRAME_MAX_BYTES:
+            raise Undecodable("a frame is too large to be looked at")
+        return b"".join(self._read(at, size) for at, size in self._frames[index])
+
+    def _read(self, at: int, size: int) -> bytes:
+        self._stream.seek(at)
+        data = self._stream.read(size)
+        if len(data) != size:
+            raise Undecodable("a fragment ends too early")
+        return data
+
+    def _walk(self, end: int) -> tuple[tuple[int, ...], int, list[tuple[int, int]]]:
+        """Give the Basic Offset Table, where the first fragment's item starts, and (position, size) of each fragment."""
+        tag, size = self._item()
+        if tag != _ITEM or size % 4 or self._stream.tell() + size > end:
+            raise Undecodable("encapsulated pixel data do not begin with an offset table")
+        table = struct.unpack(f"<{size // 4}L", self._stream.read(size))
+        start = self._stream.tell()
+        fragments: list[tuple[int, int]] = []
+        while True:
+            tag, size = self._item()
+            if tag == _DELIMITER:
+                return table, start, fragments
+            here = self._stream.tell()
+            if tag != _ITEM or here + size > end:
+                raise Undecodable("the fragments of the pixel data are broken")
+            fragments.append((here, size))
+            self._stream.seek(here + size)
+
+    def _item(self) -> tuple[int, int]:
+        head = self._stream.read(8)
+        if len(head) < 8:
+            raise Undecodable("encapsulated pixel data end without a delimiter")
+        group, element, size = struct.unpack("<HHL", head)
+        return group << 16 | element, size
+
+    def _group(
+        self, table: tuple[int, ...], start: int, fragments: list[tuple[int, int]], spec: Spec, ds: Dataset
+    ) -> list[list[tuple[int, int]]]:
+        """Give the fragments of each frame."""
+        if len(fragments) < spec.frames:
+            raise Undecodable("there are fewer fragments than frames")
+        extended = ds.get("ExtendedOffsetTable")
+        if isinstance(extended, bytes) and extended:
+            table = struct.unpack(f"<{len(extended) // 8}Q", extended[: len(extended) // 8 * 8])
+        if len(table) == spec.frames and spec.frames > 1:
+            return _by_table(table, start, fragments)
+        if len(fragments) == spec.frames:
+            return [[fragment] for fragment in fragments]
+        if len(table) > spec.frames:
+            raise Undecodable("there are more frames than declared")
+        return self._by_marker(fragments, spec)
+
+    def _by_marker(self, fragments: list[tuple[int, int]], spec: Spec) -> list[list[tuple[int, int]]]:
+        """Without a table a frame ends where its code stream ends (EOI, EOC)."""
+        frames: list[list[tuple[int, int]]] = [[]]
+        for at, size in fragments:
+            if self._read(at, min(size, 3)) in (b"\xff\xd8\xff", b"\xff\x4f\xff") and frames[-1]:
+                frames.append([])
+            frames[-1].append((at, size))
+        if len(frames) != spec.frames:
+            raise Undecodable("the fragments do not make the declared number of frames")
+        return frames
+
+
+def _by_table(table: tuple[int, ...], start: int, fragments: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    numbers = {at - 8 - start: i for i, (at, _) in enumerate(fragments)}
+    try:
+        firsts = [numbers[offset] for offset in table]
+    except KeyError:
+        raise Undecodable("an offset table points between fragments") from None
+    if firsts[0] != 0 or firsts != sorted(set(firsts)):
+        raise Undecodable("an offset table is out of order")
+    return [fragments[a:b] for a, b in zip(firsts, [*firsts[1:], len(fragments)], strict=True)]
+
+
+def index(parsed: Parsed, pixels: PixelElement, spec: Spec) -> Frames:
+    """Find the frames of the pixel data."""
+    if spec.encapsulated:
+        return Encapsulated(parsed.stream, pixels, spec, parsed.dataset)
+    return Native(parsed.stream, pixels, spec)
