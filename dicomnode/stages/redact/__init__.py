@@ -1,0 +1,139 @@
+"""Redaction: finds text in the pixels, decides what identifies a person, and says what must be blanked.
+
+**Way** For every frame: `pages` prepares pictures in which drawn strokes stand out, `ocr` reads them, `lines` puts the words
+together, `judge` decides against what the header says (`known`) and the allow-list (`words`), `blank` makes rectangles.
+Frames that are equal are read once. `Redacted` blanks when its frames are asked for. Overlays are judged, icons always go.
+
+**Fails** `ProgramMissing` when it is built; `Undecodable` and `UnsupportedTransferSyntax` for pixels that cannot be seen,
+`RedactionUncertain` for text that cannot be judged: all of them hold the outputs of pixels, none lets one pass.
+
+**Standard** PS3.15 E.3.1 (Clean Pixel Data Option).
+
+**Limits** Text that is not horizontal, and text that Tesseract does not find, stays; ``benchmarks/redaction.py`` says how
+much. Burned In Annotation (0028,0301) is never believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.errors import BadSetting, RedactionUncertain
+from dicomnode.image import Image, Redacted
+from dicomnode.records import Region
+from dicomnode.stages.redact.blank import Judged, black, regions
+from dicomnode.stages.redact.judge import Mode, judge
+from dicomnode.stages.redact.known import Known, known
+from dicomnode.stages.redact.lines import lines
+from dicomnode.stages.redact.ocr import Tesseract
+from dicomnode.stages.redact.overlays import overlays
+from dicomnode.stages.redact.pages import Page, pages
+from dicomnode.stages.redact.words import Words
+
+__all__ = ["Redact"]
+
+#: Time for reading one frame.
+_TIMEOUT_S = 120.0
+_MODES = ("strict", "header")
+
+
+class Redact:
+    """The stage: built once, keeps nothing of an instance.
+
+    Parameters
+    ----------
+    mode
+        ``strict``: text that nobody knows counts as identifying. ``header``: only what the header says, dates and long
+        numbers.
+    lang
+        Languages of Tesseract, joined by ``+``.
+    words
+        The allow-list, as text in the form of ``words.txt``; None for the list of the package.
+
+    Raises
+    ------
+    ProgramMissing
+        Tesseract, or a language of it, is not installed.
+    BadSetting
+        There is no such mode, or the list cannot be read.
+    """
+
+    name = "redact"
+
+    def __init__(self, mode: str = "strict", lang: str = "eng", words: str | None = None) -> None:
+        if mode not in _MODES:
+            raise BadSetting(f"redaction must be one of {', '.join(_MODES)}")
+        self._mode: Mode = "strict" if mode == "strict" else "header"
+        self._words = Words.load(words)
+        self._tesseract = Tesseract(lang)
+
+    def __call__(self, image: Image) -> Redacted:
+        """Find what must go in every frame.
+
+        Raises
+        ------
+        Undecodable, UnsupportedTransferSyntax
+            A frame cannot be seen.
+        RedactionUncertain
+            There is nothing to look at, or text cannot be judged.
+        """
+        if not image.has_pixels:
+            raise RedactionUncertain("the instance has no pixels to look at")
+        facts = known(image.dataset)
+        spec = image.spec
+        found: list[Region] = []
+        seen: dict[bytes, list[Judged]] = {}
+        for number in range(image.frames):
+            array = image.frame(number)
+            digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
+            if digest not in seen:
+                seen[digest] = self._look(image, number, array, facts)
+            found += regions(seen[digest], number, spec.rows, spec.columns, even=spec.subsampled)
+        dropped = overlays(image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, facts))
+        return Redacted(
+            image=image,
+            regions=(*found, *dropped.regions),
+            method=f"burned-in text redaction, {self._mode} mode, dicomnode",
+            black=black(image),
+            overlays=dropped.groups,
+            strict=self._mode == "strict",
+        )
+
+    @staticmethod
+    def waive(image: Image) -> Redacted:
+        """Pass an image that a person has looked at and released: nothing is blanked."""
+        return Redacted(image, (), "released by a person", black(image) if image.has_pixels else (0,))
+
+    def _look(self, image: Image, number: int, array: NDArray[Any], facts: Known) -> list[Judged]:
+        """Judge the text of one frame, in the full range of its values and as it is displayed."""
+        shown = image.picture(number)
+        made = pages(_full_range(array) if shown.ndim == 2 else shown)
+        if shown.ndim == 2 and _clips(shown):
+            made += pages(shown)
+        return self._judge(made, facts)
+
+    def _judge(self, made: list[Page], facts: Known) -> list[Judged]:
+        words = self._tesseract.read([page.picture for page in made], _TIMEOUT_S)
+        judged: list[Judged] = []
+        for line in lines(made, words, facts.matches):
+            reasons = judge([box.text for box in line], facts, self._words, self._mode)
+            judged += zip(line, reasons, strict=True)
+        return judged
+
+    def _identifies(self, plane: NDArray[np.uint8], facts: Known) -> bool:
+        return any(reason is not None for _, reason in self._judge(pages(plane), facts))
+
+
+def _full_range(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Stretch all stored values over the scale: text usually lies at its ends."""
+    values = np.nan_to_num(array.astype(np.float32))
+    first, last = float(values.min()), float(values.max())
+    return np.asarray(np.rint((values - first) * (255 / max(last - first, 1e-12))), np.uint8)
+
+
+def _clips(shown: NDArray[np.uint8]) -> bool:
+    """Say whether the window cuts the range, so that text may be hidden in the other rendering."""
+    return bool(((shown == 0) | (shown == 255)).mean() > 0.02)

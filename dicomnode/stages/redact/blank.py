@@ -1,0 +1,104 @@
+"""Turns judged words into rectangles of the frame, and says which stored value shows as black.
+
+**Way** `regions` merges what the pages have found at one place: what the surest reading calls harmless stays, unless any
+reading is something of the header. `black` gives the value.
+
+**Fails** `Undecodable` when a palette cannot be read.
+
+**Standard** PS3.3 C.7.6.3.1.2 (photometric interpretations), PS3.5 section 8.1.1 (cells).
+
+**Limits** Rescaling by a negative slope turns black into white; the pixels are gone all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom.pixels.processing import apply_color_lut
+
+from dicomnode.image import Image
+from dicomnode.imagefile import guard
+from dicomnode.records import Region
+from dicomnode.stages.redact.lines import Box
+
+#: Rows and columns around the glyphs that go with them.
+PAD_PX = 2
+#: A reading this sure may call a place harmless.
+_SURE = 50.0
+_STRONG = frozenset(("header-match", "date", "number"))
+Judged = tuple[Box, str | None]
+
+
+def regions(judged: Sequence[Judged], frame: int, rows: int, cols: int, *, even: bool = False) -> list[Region]:
+    """Make the rectangles of one frame.
+
+    Parameters
+    ----------
+    judged
+        Words with their reason, None for harmless ones, of all pages.
+    even
+        Let columns begin and end at even numbers, for YBR_FULL_422.
+    """
+    harmless = [box for box, reason in judged if reason is None and box.confidence >= _SURE]
+    made: list[Region] = []
+    for box, reason in judged:
+        if reason is None or (reason not in _STRONG and _outvoted(box, harmless)):
+            continue
+        left, top = max(0, box.x - PAD_PX), max(0, box.y - PAD_PX)
+        right, bottom = min(cols, box.right + PAD_PX), min(rows, box.bottom + PAD_PX)
+        if even:
+            left, right = left // 2 * 2, -(-right // 2) * 2
+        made.append(Region(frame, left, top, right - left, bottom - top, reason))
+    return _without_inner(made)
+
+
+def _outvoted(box: Box, harmless: Sequence[Box]) -> bool:
+    """Say whether a surer reading of the same place is harmless."""
+    return any(other.confidence > box.confidence and _shared(box, other) >= 0.6 for other in harmless)
+
+
+def _shared(a: Box, b: Box) -> float:
+    width = min(a.right, b.right) - max(a.x, b.x)
+    height = min(a.bottom, b.bottom) - max(a.y, b.y)
+    return max(0, width) * max(0, height) / (a.w * a.h)
+
+
+def _without_inner(made: Sequence[Region]) -> list[Region]:
+    """Drop rectangles that lie within another one, in reading order."""
+    by_size = sorted(set(made), key=lambda r: -r.w * r.h)
+    kept: list[Region] = []
+    for r in by_size:
+        if not any(k.x <= r.x and k.y <= r.y and r.x + r.w <= k.x + k.w and r.y + r.h <= k.y + k.h for k in kept):
+            kept.append(r)
+    return sorted(kept, key=lambda r: (r.y, r.x))
+
+
+def black(image: Image) -> tuple[float, ...]:
+    """Give the stored value that shows as black, one for each sample."""
+    spec, photometric = image.spec, image.decoded_photometric()
+    if photometric == "PALETTE COLOR":
+        return (_darkest(image),)
+    if spec.real:
+        values = image.frame(0)
+        finite = values[np.isfinite(values)]
+        return (float(finite.min()) if finite.size else 0.0,)
+    low = 0 if spec.encapsulated else spec.high_bit + 1 - spec.bits_stored
+    least = -(1 << (spec.bits_stored - 1)) if spec.signed else 0
+    most = least + (1 << spec.bits_stored) - 1
+    if spec.samples == 1:
+        return ((most if photometric == "MONOCHROME1" else least) << low,)
+    half = 1 << (spec.bits_stored - 1)
+    if photometric.startswith("YBR_PARTIAL"):
+        return (16 << (spec.bits_stored - 8), half, half)
+    return (0, half, half) if photometric.startswith("YBR") else (0, 0, 0)
+
+
+def _darkest(image: Image) -> int:
+    """Index of the darkest entry of the palette."""
+    with guard("the palette cannot be read"):
+        count, first, _ = (int(v) for v in image.dataset.RedPaletteColorLookupTableDescriptor)
+        last = min(first + (count or 65536), 1 << image.spec.bits_stored)
+        indices = np.arange(first, last).astype(image.frame(0).dtype)
+        colours = np.asarray(apply_color_lut(indices[None, :], image.dataset), np.int64)[0, :, :3]
+        return int(indices[int(colours.sum(axis=1).argmin())])

@@ -1,0 +1,124 @@
+"""What the header says about the person: the texts to look for in the pixels.
+
+**Way** `known` walks the data set with all its nested items and gathers names, identifiers, places and dates. `Known.matches`
+compares one word of the picture with them, forgiving what OCR confuses.
+
+**Fails** Nothing: elements that cannot be read give nothing to look for.
+
+**Standard** PS3.15 Table E.1-1: the attributes that identify; PS3.5 section 6.2: PN, DA, DT.
+
+**Limits** Names in ideographs are not compared with pixels when OCR reads Latin letters only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+#: Attributes whose text identifies, besides those of VR PN, DA and DT.
+_IDENTIFYING = """
+    PatientID OtherPatientIDs IssuerOfPatientID PatientAddress PatientTelephoneNumbers PatientMotherBirthName
+    MilitaryRank BranchOfService RegionOfResidence CountryOfResidence Occupation EthnicGroup PatientComments
+    InsurancePlanIdentification MedicalRecordLocator PatientReligiousPreference PatientAge
+    AccessionNumber StudyID AdmissionID ServiceEpisodeID RequestedProcedureID ScheduledProcedureStepID
+    PlacerOrderNumberImagingServiceRequest FillerOrderNumberImagingServiceRequest PerformedProcedureStepID
+    InstitutionName InstitutionAddress InstitutionalDepartmentName StationName RequestingService CurrentPatientLocation
+    PatientInstitutionResidence ResponsibleOrganization DeviceSerialNumber PersonAddress PersonTelephoneNumbers
+    ReferringPhysicianAddress ReferringPhysicianTelephoneNumbers
+    ClinicalTrialSubjectID ClinicalTrialSiteName ClinicalTrialSubjectReadingID
+"""
+KEYWORDS = frozenset(_IDENTIFYING.split())
+#: Letters and digits that OCR takes for one another.
+_ALIKE = str.maketrans("OQDILSBZG", "000115826")
+_SMALL = frozenset(("OF", "AND", "THE", "FOR", "DE", "DER", "VAN", "VON", "LA", "LE", "ST", "DR", "MR", "MRS", "MS", "MD"))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Normalised texts of one header."""
+
+    #: Parts of names and other texts, upper case, letters and digits only, at least 2.
+    parts: frozenset[str]
+    #: Whole values without blanks, at least 4 characters: names also in either order.
+    wholes: frozenset[str]
+    #: (year, month, day) of every date.
+    dates: frozenset[tuple[int, int, int]]
+
+    def matches(self, text: str) -> bool:
+        """Say whether a word of the picture is, or contains, something of the header."""
+        word = fold(text)
+        if len(word) < 2:
+            return False
+        if word in self.parts or word in self.wholes:
+            return True
+        if len(word) < 4:
+            return False
+        return any(_near(word, part) for part in self.parts | self.wholes if len(part) >= 4)
+
+
+def fold(text: str) -> str:
+    """Upper case without accents, letters and digits only."""
+    decomposed = unicodedata.normalize("NFKD", text).upper()
+    return "".join(c for c in decomposed if c.isalnum())
+
+
+def _near(word: str, part: str) -> bool:
+    if part in word or (len(word) >= 4 and word in part):
+        return True
+    if abs(len(word) - len(part)) > 3:
+        return False
+    a, b = word.translate(_ALIKE), part.translate(_ALIKE)
+    longest = max(len(a), len(b))
+    return distance(a, b) <= (1 if longest < 6 else 2 if longest < 10 else 3)
+
+
+def distance(a: str, b: str) -> int:
+    """Edit distance (Levenshtein)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (x != y))
+    return row[-1]
+
+
+def known(dataset: Dataset) -> Known:
+    """Gather what identifies, at the top level and in all items."""
+    parts: set[str] = set()
+    wholes: set[str] = set()
+    dates: set[tuple[int, int, int]] = set()
+    for vr, keyword, value in _values(dataset):
+        if vr in ("DA", "DT"):
+            digits = re.sub(r"\D", "", value)[:8]
+            if len(digits) == 8:
+                dates.add((int(digits[:4]), int(digits[4:6]), int(digits[6:])))
+        elif vr == "PN" or keyword in KEYWORDS:
+            pieces = [fold(piece) for piece in re.split(r"[\s^=,;:/\\()]+", value)]
+            pieces = [piece for piece in pieces if len(piece) >= 2]
+            parts.update(piece for piece in pieces if piece not in _SMALL)
+            parts.update(fold(piece) for piece in value.split() if len(fold(piece)) >= 2 and fold(piece) not in _SMALL)
+            if keyword == "PatientAge":
+                parts.update(piece.rstrip("YMWD").lstrip("0") for piece in pieces)
+            wholes.update("".join(order) for order in (pieces, pieces[::-1]) if len("".join(order)) >= 4)
+    return Known(frozenset(filter(None, parts)), frozenset(wholes), frozenset(dates))
+
+
+def _values(dataset: Dataset) -> list[tuple[str, str, str]]:
+    found: list[tuple[str, str, str]] = []
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+            if element.VR == "SQ":
+                for item in element.value:
+                    found += _values(item)
+            elif element.VR in ("PN", "DA", "DT", "LO", "SH", "LT", "ST", "UT", "UC", "AS"):
+                value: Any = element.value
+                many = value if element.VM > 1 else [value]
+                found += [(element.VR, element.keyword, str(one)) for one in many if one]
+        except Exception:  # noqa: BLE001, S112 - an element that cannot be read gives nothing to look for
+            continue
+    return found

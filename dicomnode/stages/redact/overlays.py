@@ -1,0 +1,97 @@
+"""Decides which overlay planes may stay in the header.
+
+**Way** `overlays` looks at each overlay group (60xx). In strict mode a plane with any ink goes; in header mode it goes when
+something that identifies is read in it. What cannot be unpacked, and what lies in the unused bits of the pixels, goes too.
+
+**Fails** `RedactionUncertain` as `ocr.Tesseract.read`.
+
+**Standard** PS3.3 C.9.2 (Overlay Plane Module), PS3.5 section 8.1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dicomnode.errors import Undecodable
+from dicomnode.image import Image
+from dicomnode.imagefile import guard
+from dicomnode.records import Region
+
+Plane = NDArray[np.uint8]
+_MAX_PIXELS = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Groups that must not leave, and where their ink lies."""
+
+    groups: tuple[int, ...]
+    regions: tuple[Region, ...]
+
+
+def overlays(image: Image, *, strict: bool, identifies: Callable[[Plane], bool]) -> Dropped:
+    """Find the overlay groups that must not leave.
+
+    Parameters
+    ----------
+    identifies
+        Reads a plane, (rows, cols) uint8, ink white, and says whether something in it identifies.
+    """
+    present = sorted({int(tag) >> 16 for tag in image.dataset.keys() if int(tag) >> 24 == 0x60})  # noqa: SIM118
+    groups: list[int] = []
+    found: list[Region] = []
+    for group in present:
+        try:
+            planes = _planes(image, group)
+        except Undecodable:
+            groups.append(group)
+            found.append(Region(0, 0, 0, image.columns, image.rows, "overlay"))
+            continue
+        for frame, plane in enumerate(planes):
+            if plane.any() and (strict or identifies(plane * np.uint8(255))):
+                groups.append(group)
+                found.append(_region(image, group, frame, plane))
+                break
+    return Dropped(tuple(dict.fromkeys(groups)), tuple(found))
+
+
+def _planes(image: Image, group: int) -> Plane:
+    """Unpack a group into (frames, rows, cols) of 0 and 1; none when it holds no overlay data."""
+    ds = image.dataset
+    with guard("an overlay cannot be unpacked"):
+        if (group, 0x3000) not in ds:
+            if (group, 0x0100) in ds or (group, 0x0102) in ds:
+                raise Undecodable("an overlay lies in the bits of the pixels")
+            return np.zeros((0, 1, 1), np.uint8)
+        rows, cols = int(ds[group, 0x0010].value), int(ds[group, 0x0011].value)
+        frames = int(ds[group, 0x0015].value or 1) if (group, 0x0015) in ds else 1
+        count = rows * cols * frames
+        if not 0 < count <= _MAX_PIXELS:
+            raise Undecodable("an overlay has no sensible size")
+        raw = np.frombuffer(ds[group, 0x3000].value, np.uint8)
+        bits = np.unpackbits(raw, bitorder="little")
+        if bits.size < count:
+            raise Undecodable("an overlay is too short")
+        return bits[:count].reshape(frames, rows, cols)
+
+
+def _region(image: Image, group: int, frame: int, plane: Plane) -> Region:
+    """Where the ink lies in the picture, clipped to it."""
+    ds = image.dataset
+    top, left, first = 0, 0, 1
+    try:
+        with guard("the origin of an overlay cannot be read"):
+            if (group, 0x0050) in ds:
+                top, left = (int(v) - 1 for v in ds[group, 0x0050].value)
+            if (group, 0x0051) in ds:
+                first = int(ds[group, 0x0051].value or 1)
+    except Undecodable:
+        pass
+    ys, xs = np.nonzero(plane)
+    y0, y1 = (min(max(int(v) + top, 0), image.rows) for v in (ys.min(), ys.max() + 1))
+    x0, x1 = (min(max(int(v) + left, 0), image.columns) for v in (xs.min(), xs.max() + 1))
+    return Region(min(max(first - 1 + frame, 0), image.frames - 1), x0, y0, x1 - x0, y1 - y0, "overlay")
