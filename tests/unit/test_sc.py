@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from dicomnode.errors import StageFailed
+from dicomnode.errors import StageFailed, Undecodable
 from dicomnode.outputs import caption, sc
 from dicomnode.records import Findings
 from tests.unit.materials import (
@@ -161,3 +161,13 @@ def test_no_redacted_pixels_no_capture():
 def test_own_result_is_marked():
     """Manufacturer and serial number tell the node that this is its own when it comes back."""
     assert material(written(sc.build(material(marked_dx(), picture=grey())))).instance.own_result
+
+
+def test_errors_of_the_pixels_keep_their_name():
+    """Pixels that turn out undecodable while they are drawn hold the capture as what they are."""
+
+    def picture(_frame):
+        raise Undecodable
+
+    with pytest.raises(Undecodable):
+        sc.build(material(marked_dx(), coded=shown(picture)))

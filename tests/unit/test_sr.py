@@ -11,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
+from dicomnode import uids
 from dicomnode.errors import StageFailed
 from dicomnode.outputs import reference, result_uid, sr
 from dicomnode.records import Findings
@@ -224,3 +225,35 @@ def test_nothing_of_the_patient_reaches_the_log(caplog, recwarn):
             sr.build(material(marked_dx(charset), identity))
     assert not [record for record in caplog.records if "arker" in record.getMessage()]
     assert not [warning for warning in recwarn if "arker" in str(warning.message)]
+
+
+def without(source: bytes, *keywords: str) -> bytes:
+    """The same file without some elements."""
+    ds = pydicom.dcmread(BytesIO(source))
+    for keyword in keywords:
+        del ds[keyword]
+    stream = BytesIO()
+    pydicom.dcmwrite(stream, ds)
+    return stream.getvalue()
+
+
+def test_what_the_source_lacks_is_sent_empty():
+    """Elements of type 2 stand in the result though the source has none."""
+    ds = read(sr.build(material(without(marked_dx(), "AccessionNumber", "PatientBirthDate"))))
+    assert (ds.AccessionNumber, ds.PatientBirthDate) == ("", "")
+
+
+def test_source_without_study_makes_a_valid_result():
+    """An object without study and series gives a result in a study of its own, the same one each time."""
+    bare = without(marked_dx(), "StudyInstanceUID", "SeriesInstanceUID")
+    first, second = (read(sr.build(material(bare))) for _ in range(2))
+    assert first.StudyInstanceUID == second.StudyInstanceUID
+    assert uids.is_valid(first.StudyInstanceUID)
+    assert first.CurrentRequestedProcedureEvidenceSequence[0].StudyInstanceUID == first.StudyInstanceUID
+
+
+def test_pseudonym_without_patient_id_stands_for_the_study():
+    """Two patients without Patient ID do not become one outside."""
+    one = material(without(marked_dx(), "PatientID"), "removed")
+    other = dataclasses.replace(one, instance=dataclasses.replace(one.instance, study_instance_uid="1.2.3"))
+    assert len({read(sr.build(stuff)).PatientID for stuff in (one, other)}) == 2
