@@ -1,0 +1,565 @@
+"""What every backend of the queue must do: subclass `QueueContract` and give a fixture ``queue``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dicomnode.errors import LeaseLost, NotFound
+from dicomnode.queue import Claim, NewOutput, Owner, Queue, Reclaimed, Summary
+from dicomnode.records import Delivery, Held, Instance, Verdict
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+ME = Owner("boot", 100, 1000)
+OTHER = Owner("boot", 200, 2000)
+SUMMARY = Summary("spine", 0.9, "rule", "model 1", "fracture", 0.7, abnormal=False, regions=2, pixel_digest="px",
+                  stage_ms={"route": 1.5})
+DELIVERED = Verdict("delivered", status=0)
+
+
+def instance(number: int = 1, *, uid: str = "", sha256: str = "", own: bool = False) -> Instance:
+    """The instance of this number; its SOP Instance UID and bytes are its own unless given."""
+    instance_id = f"20260301T1200{number:02d}000000-{number:08x}"
+    return Instance(
+        instance_id=instance_id, sop_class_uid="1.2.840.10008.5.1.4.1.1.2", sop_instance_uid=uid or f"1.2.{number}",
+        series_instance_uid="1.3", study_instance_uid="1.4", transfer_syntax_uid="1.2.840.10008.1.2.1", modality="CT",
+        calling_ae="MODALITY", called_ae="DICOMNODE", address="127.0.0.1", received_at=NOW,
+        location=f"incoming/2026030112/{instance_id}.dcm", size_bytes=1000, sha256=sha256 or f"{number:064x}", own_result=own,
+    )
+
+
+def output(number: int = 1, destinations: Sequence[str] = ("pacs",), kind: str = "sr") -> NewOutput:
+    """A result whose file stands in outgoing/."""
+    return NewOutput(
+        "original" if kind == "original" else "sr", "1.2.840.10008.5.1.4.1.1.88.34", f"2.25.{number}", "1.2.840.10008.1.2.1",
+        "kept", f"outgoing/2.25.{number}.dcm", tuple(destinations),
+    )
+
+
+def claimed(queue: Queue, owner: Owner = ME, now: datetime = NOW) -> Claim:
+    """The next claim, which must be there."""
+    claim = queue.claim(owner, now)
+    assert claim is not None
+    return claim
+
+
+def worked(queue: Queue, one: Instance, outputs: Sequence[NewOutput] = (), held: Sequence[Held] = ()) -> Claim:
+    """Add and finish."""
+    queue.add(one)
+    claim = claimed(queue)
+    assert claim.instance == one
+    queue.finish(claim, ME, SUMMARY, outputs, held, NOW)
+    return claim
+
+
+def state_of(queue: Queue, one: Instance) -> object:
+    """The state of an instance's row."""
+    return queue.find(one.instance_id)[0]["state"]
+
+
+def deliveries_of(queue: Queue, one: Instance) -> list[tuple[object, object, object]]:
+    """(kind, destination, state) of an instance's deliveries."""
+    deliveries = queue.find(one.instance_id)[0]["deliveries"]
+    assert isinstance(deliveries, list)
+    return [(row["kind"], row["destination"], row["state"]) for row in deliveries]
+
+
+def one_delivery(queue: Queue, now: datetime = NOW, owner: Owner = ME) -> Delivery:
+    """Claim the one delivery that is due for the archive."""
+    (delivery,) = queue.claim_deliveries("pacs", owner, 10, now)
+    return delivery
+
+
+class QueueContract:
+    """The claims that hold for every backend."""
+
+    # -- intake
+    def test_adding_twice_changes_nothing(self, queue: Queue) -> None:
+        """Intake may be repeated, also after the instance was worked."""
+        assert queue.add(instance()) == "waiting"
+        assert queue.add(instance()) is None
+        queue.finish(claimed(queue), ME, SUMMARY, [], [], NOW)
+        assert queue.add(instance()) is None
+        assert state_of(queue, instance()) == "done"
+
+    def test_an_instance_comes_back_from_its_row_as_it_went_in(self, queue: Queue) -> None:
+        """Nothing of the record is lost or rounded, times neither."""
+        queue.add(instance())
+        assert claimed(queue).instance == instance()
+
+    def test_own_results_are_not_worked(self, queue: Queue) -> None:
+        """What this node made and a PACS sent back is acknowledged and left alone."""
+        assert queue.add(instance(own=True)) == "own"
+        assert queue.claim(ME, LATER) is None
+
+    def test_a_resend_of_the_same_bytes_is_worked_once(self, queue: Queue) -> None:
+        """Also while the first one still waits, and after a second resend."""
+        queue.add(instance(1, uid="1.2", sha256="a"))
+        assert queue.add(instance(2, uid="1.2", sha256="a")) == "duplicate"
+        queue.finish(claimed(queue), ME, SUMMARY, [], [], NOW)
+        assert queue.add(instance(3, uid="1.2", sha256="a")) == "duplicate"
+        assert queue.claim(ME, LATER) is None
+
+    def test_other_bytes_under_the_same_uid_or_the_same_bytes_under_another_are_no_duplicate(self, queue: Queue) -> None:
+        """Sameness needs both."""
+        queue.add(instance(1, uid="1.2", sha256="a"))
+        assert queue.add(instance(2, uid="1.2", sha256="b")) == "waiting"
+        assert queue.add(instance(3, uid="1.3", sha256="a")) == "waiting"
+
+    @pytest.mark.parametrize("end", ["drop", "quarantine"])
+    def test_a_resend_of_what_was_given_up_is_worked(self, queue: Queue, end: str) -> None:
+        """A dropped or quarantined row, alone or with a duplicate of it, makes no duplicate."""
+        first = instance(1, uid="1.2", sha256="a")
+        queue.add(first)
+        queue.add(instance(2, uid="1.2", sha256="a"))
+        if end == "drop":
+            queue.drop(first.instance_id, NOW)
+        else:
+            queue.quarantine(claimed(queue), ME, "undecodable")
+        assert queue.add(instance(3, uid="1.2", sha256="a")) == "waiting"
+
+    def test_an_unreadable_file_has_a_row_in_quarantine(self, queue: Queue) -> None:
+        """It is in sight, it is not worked, and telling it twice changes nothing."""
+        for reason in ("undecodable", "stage_failed"):
+            queue.add_unreadable(instance().instance_id, "quarantine/x.dcm", 5, NOW, reason)
+        (row,) = queue.find(instance().instance_id)
+        assert (row["state"], row["reason"], row["size_bytes"]) == ("quarantine", "undecodable", 5)
+        assert queue.claim(ME, LATER) is None
+        assert queue.known(instance().instance_id)
+
+    # -- claims
+    def test_the_oldest_is_claimed_first_and_by_one_only(self, queue: Queue) -> None:
+        """Order is that of reception, whatever the order of intake."""
+        for number in (3, 1, 2):
+            queue.add(instance(number))
+        claims = [claimed(queue, owner) for owner in (ME, OTHER, ME)]
+        assert [claim.instance for claim in claims] == [instance(1), instance(2), instance(3)]
+        assert queue.claim(ME, LATER) is None
+
+    def test_a_claim_counts_its_attempt_at_once(self, queue: Queue) -> None:
+        """So a process that dies has counted."""
+        queue.add(instance())
+        first = claimed(queue)
+        queue.defer(first, ME, "spool_full", NOW)
+        assert (first.attempt, claimed(queue, OTHER).attempt) == (1, 2)
+
+    def test_a_deferred_instance_comes_back_when_it_is_due_and_not_before(self, queue: Queue) -> None:
+        """Neither early nor behind younger ones once it is due."""
+        queue.add(instance(1))
+        queue.defer(claimed(queue), ME, "spool_full", LATER)
+        queue.add(instance(2))
+        assert state_of(queue, instance(1)) == "deferred"
+        assert claimed(queue).instance == instance(2)
+        assert queue.claim(ME, LATER - timedelta(microseconds=1)) is None
+        assert claimed(queue, now=LATER).instance == instance(1)
+
+    def test_instances_of_one_uid_are_worked_one_after_another(self, queue: Queue) -> None:
+        """While the first is active or deferred the second waits, others do not."""
+        first, second, third = instance(1, uid="1.2"), instance(2, uid="1.2"), instance(3)
+        for one in (first, second, third):
+            queue.add(one)
+        claim = claimed(queue)
+        assert claimed(queue).instance == third
+        assert queue.claim(ME, NOW) is None
+        queue.defer(claim, ME, "spool_full", LATER)
+        assert queue.claim(ME, NOW) is None
+        queue.finish(claimed(queue, now=LATER), ME, SUMMARY, [], [], LATER)
+        assert claimed(queue).instance == second
+
+    @pytest.mark.parametrize("end", ["finish", "defer", "hold", "quarantine", "duplicate"])
+    def test_a_claim_ends_once_and_by_its_owner_only(self, queue: Queue, end: str) -> None:
+        """Whoever lost the row, by death or by a person, changes nothing any more."""
+        queue.add(instance())
+        claim = claimed(queue)
+        acts = {
+            "finish": lambda owner: queue.finish(claim, owner, SUMMARY, [output()], [], NOW),
+            "defer": lambda owner: queue.defer(claim, owner, "spool_full", LATER),
+            "hold": lambda owner: queue.hold(claim, owner, "pixels_differ"),
+            "quarantine": lambda owner: queue.quarantine(claim, owner, "undecodable"),
+            "duplicate": lambda owner: queue.duplicate(claim, owner, "px"),
+        }
+        with pytest.raises(LeaseLost):
+            acts[end](OTHER)
+        assert state_of(queue, instance()) == "active"
+        acts[end](ME)
+        after = queue.find(instance().instance_id)
+        with pytest.raises(LeaseLost):
+            acts[end](ME)
+        assert queue.find(instance().instance_id) == after
+
+    def test_a_result_that_comes_after_the_row_was_taken_back_is_dropped(self, queue: Queue) -> None:
+        """The claim of a former attempt ends nothing, though the same process holds the row again."""
+        queue.add(instance())
+        late = claimed(queue)
+        queue.reclaim(lambda _: False)
+        again = claimed(queue)
+        with pytest.raises(LeaseLost):
+            queue.finish(late, ME, SUMMARY, [output()], [], NOW)
+        queue.finish(again, ME, SUMMARY, [output()], [], NOW)
+        assert deliveries_of(queue, instance()) == [("sr", "pacs", "ready")]
+
+    def test_siblings_are_earlier_rows_of_the_same_uid_that_matter(self, queue: Queue) -> None:
+        """Done ones with their pixels, held and waiting ones; not the instance itself, own, dropped or unread ones."""
+        done, held, gone, quarantined, me = (instance(n, uid="1.2") for n in range(1, 6))
+        worked(queue, done)
+        queue.add(held)
+        queue.hold(claimed(queue), ME, "pixels_differ", "py")
+        queue.add(gone)
+        queue.drop(gone.instance_id, NOW)
+        queue.add(quarantined)
+        queue.quarantine(claimed(queue), ME, "undecodable")
+        queue.add(me)
+        queue.add(instance(6, uid="1.2"))
+        found = [(one.instance_id, one.state, one.pixel_digest) for one in queue.siblings(me)]
+        assert found == [(done.instance_id, "done", "px"), (held.instance_id, "hold", "py")]
+
+    # -- results
+    def test_done_comes_with_its_deliveries(self, queue: Queue) -> None:
+        """One for each destination of each output, held ones on hold; the summary is kept."""
+        held = Held("sc", ("pacs", "lab"), "redaction_uncertain")
+        worked(queue, instance(), [output(1, ("pacs", "lab"))], [held])
+        assert deliveries_of(queue, instance()) == [
+            ("sr", "pacs", "ready"), ("sr", "lab", "ready"), ("sc", "pacs", "hold"), ("sc", "lab", "hold"),
+        ]
+        (row,) = queue.find(instance().instance_id)
+        assert (row["state"], row["body_part"], row["stage_ms"]) == ("done", "spine", {"route": 1.5})
+        assert [one.location for one in queue.claim_deliveries("pacs", ME, 10, NOW)] == ["outgoing/2.25.1.dcm"]
+        assert queue.verify() == ()
+
+    def test_a_finish_that_fails_midway_leaves_the_claim_as_it_was(self, queue: Queue) -> None:
+        """There is no instance that is done with half of its deliveries."""
+        queue.add(instance())
+        claim = claimed(queue)
+        bad = dataclasses.replace(output(2), kind="no such kind")  # type: ignore[arg-type]
+        with pytest.raises(Exception, match=r"(?i)constraint"):
+            queue.finish(claim, ME, SUMMARY, [output(1), bad], [], NOW)
+        assert (state_of(queue, instance()), deliveries_of(queue, instance())) == ("active", [])
+        queue.finish(claim, ME, SUMMARY, [output(1)], [], NOW)
+
+    def test_a_result_is_delivered_once_to_each_destination(self, queue: Queue) -> None:
+        """The same result UID made by another row adds no delivery; an original of another instance does."""
+        worked(queue, instance(1, uid="1.2"), [output(1), output(7, kind="original")])
+        worked(queue, instance(2, uid="1.2"), [output(1, ("pacs", "lab")), output(7, kind="original")])
+        assert deliveries_of(queue, instance(1)) == [("sr", "pacs", "ready"), ("original", "pacs", "ready")]
+        assert deliveries_of(queue, instance(2)) == [("sr", "lab", "ready"), ("original", "pacs", "ready")]
+        assert queue.verify() == ()
+
+    # -- deliveries
+    def test_deliveries_go_by_destination_oldest_first(self, queue: Queue) -> None:
+        """A lane gets its own, as many as it asks for, each to one owner."""
+        for number in (1, 2, 3):
+            worked(queue, instance(number), [output(number), output(number + 10, ("lab",))])
+        first = queue.claim_deliveries("pacs", ME, 2, NOW)
+        assert [one.instance_id for one in first] == [instance(1).instance_id, instance(2).instance_id]
+        assert [one.attempt for one in first] == [1, 1]
+        assert [one.instance_id for one in queue.claim_deliveries("pacs", OTHER, 2, NOW)] == [instance(3).instance_id]
+        assert queue.claim_deliveries("pacs", ME, 2, NOW) == ()
+        assert queue.waiting_destinations() == {"pacs": 3, "lab": 3}
+
+    @pytest.mark.parametrize(("verdict", "state", "reason"), [
+        (DELIVERED, "delivered", ""),
+        (Verdict("delivered", status=0x0111), "delivered", ""),
+        (Verdict("deferred", "peer_unavailable"), "deferred", "peer_unavailable"),
+        (Verdict("refused", "refused_by_peer", 0xA900), "hold", "refused_by_peer"),
+        (Verdict("blocked", "association_rejected", 0x0124), "ready", "association_rejected"),
+    ])
+    def test_a_verdict_ends_the_claim(self, queue: Queue, verdict: Verdict, state: str, reason: str) -> None:
+        """Each outcome has its state, and its reason and status are kept."""
+        worked(queue, instance(), [output()])
+        delivery = one_delivery(queue)
+        queue.settle(delivery, ME, verdict, NOW, LATER)
+        (row,) = queue.find(delivery.sop_instance_uid)
+        kept = row["deliveries"][0]  # type: ignore[index]
+        assert (kept["state"], kept["reason"], kept["status"]) == (state, reason, verdict.status)
+        with pytest.raises(LeaseLost):
+            queue.settle(delivery, ME, DELIVERED, NOW)
+
+    def test_a_deferred_delivery_is_due_at_its_time(self, queue: Queue) -> None:
+        """Not before, and its attempts count on."""
+        worked(queue, instance(), [output()])
+        queue.settle(one_delivery(queue), ME, Verdict("deferred", "no_status"), NOW, LATER)
+        assert queue.claim_deliveries("pacs", ME, 10, LATER - timedelta(seconds=1)) == ()
+        assert one_delivery(queue, LATER).attempt == 2
+
+    def test_a_delivery_given_back_untried_has_not_counted(self, queue: Queue) -> None:
+        """The rest of a batch loses nothing when its lane stops."""
+        worked(queue, instance(), [output()])
+        delivery = one_delivery(queue)
+        queue.unclaim(delivery, ME)
+        with pytest.raises(LeaseLost):
+            queue.unclaim(delivery, ME)
+        assert one_delivery(queue).attempt == 1
+
+    def test_a_delivery_expires_unless_it_is_delivered_held_or_in_hand(self, queue: Queue) -> None:
+        """A lifetime that is over sets aside what waits; a retry gives a new lifetime."""
+        for number in (1, 2, 3, 4):
+            worked(queue, instance(number), [output(number)])
+        sent, refused, in_hand = queue.claim_deliveries("pacs", ME, 3, NOW)
+        queue.settle(sent, ME, DELIVERED, NOW)
+        queue.settle(refused, ME, Verdict("refused", "refused_by_peer"), NOW)
+        day = timedelta(days=1)
+        assert queue.expire(day, NOW + day) == ()
+        assert [one.instance_id for one in queue.expire(day, NOW + day * 2)] == [instance(4).instance_id]
+        assert in_hand.instance_id == instance(3).instance_id
+        assert deliveries_of(queue, instance(4)) == [("sr", "pacs", "expired")]
+        assert queue.retry(instance(4).instance_id, NOW + day * 2) == 1
+        assert queue.expire(day, NOW + day * 2) == ()
+        assert one_delivery(queue, NOW + day * 2).instance_id == instance(4).instance_id
+
+    def test_the_state_of_a_destination_is_kept(self, queue: Queue) -> None:
+        """Up until told; since counts from the change of state; a change of reason is told too."""
+        assert queue.destination_state("pacs") == ("up", "", None)
+        assert queue.set_destination("pacs", "down", "peer_unavailable", NOW)
+        assert not queue.set_destination("pacs", "down", "peer_unavailable", LATER)
+        assert queue.set_destination("pacs", "down", "association_rejected_transient", LATER)
+        assert queue.destination_state("pacs") == ("down", "association_rejected_transient", NOW)
+        assert queue.set_destination("pacs", "up", "", LATER)
+        assert queue.destination_state("pacs") == ("up", "", LATER)
+
+    # -- the dead
+    def test_rows_of_the_living_are_left_and_of_the_dead_taken_back(self, queue: Queue) -> None:
+        """Each claim is judged by its own owner."""
+        queue.add(instance(1))
+        queue.add(instance(2))
+        claimed(queue, ME)
+        claimed(queue, OTHER)
+        (taken,) = queue.reclaim(lambda owner: owner == ME)
+        assert taken == Reclaimed("instance", instance(2).instance_id, attempt=1, set_aside=False)
+        assert (state_of(queue, instance(1)), state_of(queue, instance(2))) == ("active", "waiting")
+
+    def test_the_third_death_on_an_instance_is_quarantine(self, queue: Queue) -> None:
+        """Deaths count, attempts that ended in order between them do not; a retry by a person starts afresh."""
+        queue.add(instance())
+        for _ in range(5):
+            queue.defer(claimed(queue), ME, "spool_full", NOW)
+        for death in (1, 2, 3):
+            claimed(queue)
+            (taken,) = queue.reclaim(lambda _: False)
+            assert taken.set_aside == (death == 3)
+        (row,) = queue.find(instance().instance_id)
+        assert (row["state"], row["reason"]) == ("quarantine", "died_thrice")
+        assert queue.retry(instance().instance_id, NOW) == 1
+        claimed(queue)
+        assert [taken.set_aside for taken in queue.reclaim(lambda _: False)] == [False]
+
+    def test_the_third_death_on_a_delivery_is_hold_but_its_batch_is_innocent(self, queue: Queue) -> None:
+        """Only the oldest of a dead lane's deliveries was in hand; what waited behind it goes on."""
+        for number in (1, 2):
+            worked(queue, instance(number), [output(number)])
+        for _ in range(3):
+            assert len(queue.claim_deliveries("pacs", ME, 10, NOW)) == 2
+            taken = queue.reclaim(lambda _: False)
+        assert [(one.kind, one.set_aside) for one in taken] == [("delivery", True), ("delivery", False)]
+        assert deliveries_of(queue, instance(1)) == [("sr", "pacs", "hold")]
+        assert deliveries_of(queue, instance(2)) == [("sr", "pacs", "ready")]
+
+    # -- keeping
+    def test_files_are_removable_when_all_is_delivered_and_their_time_is_over(self, queue: Queue) -> None:
+        """A source waits for every delivery, a result for every destination; a note that they are gone ends it."""
+        worked(queue, instance(), [output(1, ("pacs", "lab"))])
+        after = NOW + timedelta(hours=2)
+        queue.settle(one_delivery(queue), ME, DELIVERED, LATER)
+        assert queue.removable(after) == ()
+        (other,) = queue.claim_deliveries("lab", ME, 1, NOW)
+        queue.settle(other, ME, DELIVERED, LATER)
+        assert queue.removable(LATER) == ()
+        removable = (("source", instance().location), ("result", "outgoing/2.25.1.dcm"))
+        assert queue.removable(after) == removable
+        assert instance().instance_id in queue.locations()
+        assert queue.results() == {"outgoing/2.25.1.dcm"}
+        queue.removed(location for _, location in removable)
+        assert (queue.removable(after), queue.locations(), queue.results()) == ((), {}, frozenset())
+
+    @pytest.mark.parametrize("state", ["waiting", "active", "deferred", "hold", "quarantine", "held output", "refused"])
+    def test_the_file_of_what_has_not_ended_is_never_removable(self, queue: Queue, state: str) -> None:
+        """However old it is."""
+        queue.add(instance())
+        if state != "waiting":
+            claim = claimed(queue)
+            if state == "deferred":
+                queue.defer(claim, ME, "spool_full", NOW)
+            elif state in ("hold", "quarantine"):
+                {"hold": queue.hold, "quarantine": queue.quarantine}[state](claim, ME, "undecodable")
+            elif state == "held output":
+                queue.finish(claim, ME, SUMMARY, [], [Held("sc", ("pacs",), "redaction_uncertain")], NOW)
+            elif state == "refused":
+                queue.finish(claim, ME, SUMMARY, [output()], [], NOW)
+                queue.settle(one_delivery(queue), ME, Verdict("refused", "refused_by_peer"), NOW)
+        assert queue.removable(datetime(2099, 1, 1, tzinfo=UTC)) == ()
+        assert queue.forget(datetime(2099, 1, 1, tzinfo=UTC)) == 0
+
+    def test_files_of_duplicates_own_results_and_dropped_instances_are_removable(self, queue: Queue) -> None:
+        """They are ended without a delivery."""
+        queue.add(instance(1, uid="1.2", sha256="a"))
+        queue.add(instance(2, uid="1.2", sha256="a"))
+        queue.add(instance(3, own=True))
+        queue.add(instance(4))
+        queue.drop(instance(4).instance_id, NOW)
+        gone = [location for _, location in queue.removable(datetime(2099, 1, 1, tzinfo=UTC))]
+        assert gone == [instance(n).location for n in (2, 3, 4)]
+
+    def test_rows_are_forgotten_only_when_their_files_are_gone(self, queue: Queue) -> None:
+        """Then with their deliveries and the acts on them, and only when old enough."""
+        far = datetime(2099, 1, 1, tzinfo=UTC)
+        worked(queue, instance(1), [output()])
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        queue.add(instance(2))
+        assert queue.forget(far) == 0
+        queue.removed(location for _, location in queue.removable(far))
+        assert queue.forget(NOW) == 0
+        assert queue.forget(far) == 1
+        assert (queue.find(instance(1).instance_id), len(queue.rows())) == ((), 1)
+
+    def test_an_abnormal_finding_is_told_until_it_was_told(self, queue: Queue) -> None:
+        """Each once, with what a hook needs and no more."""
+        queue.add(instance(1))
+        queue.finish(claimed(queue), ME, dataclasses.replace(SUMMARY, abnormal=True), [], [], NOW)
+        worked(queue, instance(2))
+        told = {"instance_id": instance(1).instance_id, "model": "model 1", "finding": "fracture", "probability": 0.7}
+        assert queue.untold(10) == (told,)
+        queue.told([instance(1).instance_id])
+        assert queue.untold(10) == ()
+
+    def test_what_waits_for_people_is_counted_once_an_instance(self, queue: Queue) -> None:
+        """On hold, in quarantine, or done with an output on hold."""
+        assert queue.aside() == (0, 0)
+        worked(queue, instance(1), [], [Held("sc", ("pacs", "lab"), "redaction_uncertain")])
+        queue.add(instance(2))
+        queue.hold(claimed(queue), ME, "pixels_differ")
+        queue.add(instance(3))
+        assert queue.aside() == (2, 2000)
+
+    def test_the_day_is_counted(self, queue: Queue) -> None:
+        """What came, what went, what waits."""
+        worked(queue, instance(1), [output(1, ("pacs", "lab"))], [Held("sc", ("pacs",), "redaction_uncertain")])
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        queue.add(instance(2))
+        queue.add_unreadable(instance(3).instance_id, "quarantine/x.dcm", 5, NOW, "undecodable")
+        counted = {"received": 3, "delivered": 1, "waiting": 2, "held": 1, "quarantined": 1}
+        assert queue.day(NOW - timedelta(hours=1)) == counted
+        assert queue.day(LATER) == {**counted, "received": 0, "delivered": 0}
+
+    # -- people
+    def test_an_instance_is_found_by_each_of_its_names(self, queue: Queue) -> None:
+        """Its id, its SOP Instance UID, a result's UID."""
+        worked(queue, instance(), [output()])
+        for key in (instance().instance_id, "1.2.1", "2.25.1"):
+            assert [row["instance_id"] for row in queue.find(key)] == [instance().instance_id]
+        assert queue.find("") == queue.find("1.2") == ()
+
+    def test_rows_are_listed_by_state_of_instance_or_delivery(self, queue: Queue) -> None:
+        """Oldest first, no more than asked for."""
+        worked(queue, instance(1), [output()])
+        queue.add(instance(2))
+        queue.add(instance(3))
+        assert [row["instance_id"] for row in queue.rows()] == [instance(n).instance_id for n in (1, 2, 3)]
+        assert [row["instance_id"] for row in queue.rows(states=["waiting"], limit=1)] == [instance(2).instance_id]
+        assert [row["instance_id"] for row in queue.rows(states=["ready", "hold"])] == [instance(1).instance_id]
+
+    def test_counts_are_by_state_and_destination(self, queue: Queue) -> None:
+        """Instances with bytes and the oldest, deliveries, each lane."""
+        worked(queue, instance(1), [output(1, ("pacs", "lab"))])
+        queue.add(instance(2))
+        queue.set_destination("pacs", "down", "peer_unavailable", NOW)
+        counts = queue.counts()
+        assert counts["instances"]["waiting"] == {"count": 1, "bytes": 1000, "oldest": NOW.isoformat()}
+        assert counts["deliveries"]["ready"] == {"count": 2, "oldest": NOW.isoformat()}
+        assert counts["to pacs"]["ready"] == {"count": 1, "oldest": NOW.isoformat()}
+        assert counts["to pacs"]["lane"] == {"state": "down", "reason": "peer_unavailable", "since": NOW.isoformat()}
+
+    def test_retry_works_again_under_the_same_rules(self, queue: Queue) -> None:
+        """From hold: nothing is waived or accepted; who did it is kept."""
+        queue.add(instance())
+        queue.hold(claimed(queue), ME, "pixels_differ")
+        assert queue.retry(instance().instance_id, NOW, "anna") == 1
+        claim = claimed(queue)
+        assert (claim.attempt, claim.generation, claim.waived, claim.accepted) == (1, 0, False, False)
+        (row,) = queue.find(instance().instance_id)
+        assert row["acts"] == [{"at": NOW.isoformat(), "who": "anna", "what": "retry", "rows": 1}]
+
+    def test_retry_of_a_held_output_makes_the_next_generation_without_waiving(self, queue: Queue) -> None:
+        """Redaction is asked again; the former results are named, the empty place on hold is gone."""
+        worked(queue, instance(), [output()], [Held("sc", ("pacs",), "redaction_uncertain")])
+        assert queue.retry(instance().instance_id, NOW) == 1
+        claim = claimed(queue)
+        assert (claim.generation, claim.waived) == (1, False)
+        assert claim.predecessors == (("sr", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.1"),)
+        queue.finish(claim, ME, SUMMARY, [output(2)], [], NOW)
+        assert deliveries_of(queue, instance()) == [("sr", "pacs", "ready"), ("sr", "pacs", "ready")]
+        assert queue.verify() == ()
+
+    def test_release_waives_redaction_and_stays_waived(self, queue: Queue) -> None:
+        """The person's word holds for this instance, also when a later retry works it again."""
+        worked(queue, instance(), [], [Held("sc", ("pacs",), "redaction_uncertain")])
+        assert queue.release(instance().instance_id, NOW) == 1
+        claim = claimed(queue)
+        assert (claim.generation, claim.waived, claim.accepted) == (1, True, False)
+        queue.quarantine(claim, ME, "stage_failed")
+        queue.retry(instance().instance_id, NOW)
+        assert claimed(queue).waived
+
+    def test_release_waives_nothing_for_what_could_not_be_looked_at(self, queue: Queue) -> None:
+        """Undecodable is never clean: it is only tried again."""
+        worked(queue, instance(), [], [Held("sc", ("pacs",), "undecodable")])
+        assert queue.release(instance().instance_id, NOW) == 1
+        assert not claimed(queue).waived
+
+    def test_release_of_differing_pixels_accepts_them_and_waives_no_redaction(self, queue: Queue) -> None:
+        """Two different holds, two different words of a person."""
+        queue.add(instance())
+        queue.hold(claimed(queue), ME, "pixels_differ")
+        assert queue.release(instance().instance_id, NOW) == 1
+        claim = claimed(queue)
+        assert (claim.accepted, claim.waived) == (True, False)
+
+    @pytest.mark.parametrize("act", ["retry", "release"])
+    def test_a_refused_delivery_is_sent_again(self, queue: Queue, act: str) -> None:
+        """The very result, from its first attempt, without working the instance again."""
+        worked(queue, instance(), [output()])
+        queue.settle(one_delivery(queue), ME, Verdict("refused", "refused_by_peer", 0xA900), NOW)
+        assert {"retry": queue.retry, "release": queue.release}[act](instance().instance_id, NOW) == 1
+        assert one_delivery(queue).attempt == 1
+        assert state_of(queue, instance()) == "done"
+
+    def test_acts_on_what_has_ended_change_nothing(self, queue: Queue) -> None:
+        """Delivered stays delivered, a duplicate stays one, and no act is noted."""
+        worked(queue, instance(1, uid="1.2", sha256="a"), [output()])
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        queue.add(instance(2, uid="1.2", sha256="a"))
+        for one in (instance(1), instance(2)):
+            assert [act(one.instance_id, NOW) for act in (queue.retry, queue.release, queue.drop)] == [0, 0, 0]
+            assert queue.find(one.instance_id)[0]["acts"] == []
+
+    def test_drop_ends_everything_that_has_not_ended(self, queue: Queue) -> None:
+        """Deliveries too; the worker or sender that has one in hand loses it; a dropped one never comes back."""
+        worked(queue, instance(1), [output(1, ("pacs", "lab"))], [Held("sc", ("pacs",), "redaction_uncertain")])
+        delivery = one_delivery(queue)
+        assert queue.drop(instance(1).instance_id, NOW) == 3
+        with pytest.raises(LeaseLost):
+            queue.settle(delivery, ME, DELIVERED, NOW)
+        queue.add(instance(2))
+        claim = claimed(queue)
+        assert queue.drop(instance(2).instance_id, NOW) == 1
+        with pytest.raises(LeaseLost):
+            queue.finish(claim, ME, SUMMARY, [output(2)], [], NOW)
+        assert queue.retry(instance(2).instance_id, NOW) == 0
+        assert queue.claim(ME, LATER) is None
+
+    def test_retry_of_an_unreadable_file_has_it_read_again(self, queue: Queue) -> None:
+        """Its row goes, so that the next intake finds the file without one; the act is still known then."""
+        one = instance()
+        queue.add_unreadable(one.instance_id, "quarantine/x.dcm", 5, NOW, "undecodable")
+        assert queue.retry(one.instance_id, NOW, "anna") == 1
+        assert not queue.known(one.instance_id)
+        assert queue.add(one) == "waiting"
+        assert queue.find(one.instance_id)[0]["acts"] != []
+
+    @pytest.mark.parametrize("act", ["retry", "release", "drop"])
+    def test_acting_on_nothing_is_told(self, queue: Queue, act: str) -> None:
+        """A mistyped id is not a success."""
+        with pytest.raises(NotFound):
+            {"retry": queue.retry, "release": queue.release, "drop": queue.drop}[act]("20260301T120000000000-ffffffff", NOW)

@@ -1,0 +1,318 @@
+"""The SQLite queue: the contract, the table of states, versions, many processes, damage."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import sqlite3
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from dicomnode.errors import BadSetting, Transient
+from dicomnode.queue import Owner, QueueDamaged, QueueUnavailable
+from dicomnode.queue.database import from_db, owner_of, owner_text, scripts, to_db
+from dicomnode.queue.owner import this_process
+from dicomnode.queue.sqlite import SqliteQueue
+
+from .queue_contract import ME, NOW, SUMMARY, QueueContract, claimed, instance, output, worked
+
+INSTANCE_STATES = ("waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped")
+DELIVERY_STATES = ("ready", "active", "deferred", "delivered", "hold", "expired", "dropped")
+#: Written down a second time on purpose: a change of schema.sql must be meant.
+GOOD = {
+    "instances": {
+        "waiting": {"active", "dropped"},
+        "active": {"waiting", "deferred", "done", "hold", "quarantine", "duplicate", "dropped"},
+        "deferred": {"active", "waiting", "dropped"},
+        "done": {"waiting"},
+        "hold": {"waiting", "dropped"},
+        "quarantine": {"waiting", "dropped"},
+    },
+    "deliveries": {
+        "ready": {"active", "expired", "dropped"},
+        "active": {"ready", "delivered", "deferred", "hold", "dropped"},
+        "deferred": {"active", "ready", "expired", "dropped"},
+        "hold": {"ready", "dropped"},
+        "expired": {"ready", "dropped"},
+    },
+}
+PAIRS = [
+    *(("instances", old, new) for old, new in itertools.permutations(INSTANCE_STATES, 2)),
+    *(("deliveries", old, new) for old, new in itertools.permutations(DELIVERY_STATES, 2)),
+]
+NEWER = {2: "ALTER TABLE instances ADD COLUMN priority INTEGER NOT NULL DEFAULT 7;\n-- the end\n"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the queue is."""
+    return tmp_path / "queue.sqlite"
+
+
+@pytest.fixture
+def queue(path: Path) -> Iterator[SqliteQueue]:
+    """An empty queue."""
+    opened = SqliteQueue(path)
+    yield opened
+    opened.close()
+
+
+class TestContract(QueueContract):
+    """SQLite keeps the contract."""
+
+
+# -- the table of states
+@pytest.mark.parametrize(("table", "old", "new"), PAIRS)
+def test_states_change_only_as_the_table_says(queue: SqliteQueue, table: str, old: str, new: str) -> None:
+    """The database itself refuses every other change, whatever the code above it does."""
+    worked(queue, instance(), [output()])
+    connection = queue._connection
+    triggers = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (f"{table}_transition",)).fetchone()[0]
+    connection.execute(f"DROP TRIGGER {table}_transition")
+    _set(connection, table, old)
+    connection.execute(triggers)
+    if new in GOOD[table].get(old, set()):
+        _set(connection, table, new)
+    else:
+        with pytest.raises(sqlite3.IntegrityError, match="between these states"):
+            _set(connection, table, new)
+
+
+def _set(connection: sqlite3.Connection, table: str, state: str) -> None:
+    own = ", own_result = :own" if table == "instances" else ""
+    connection.execute(
+        f"UPDATE {table} SET state = :state, owner = :owner, due_at = :due {own}",  # noqa: S608 - one of two
+        {
+            "state": state, "owner": "b:1:1" if state == "active" else None, "due": 1 if state == "deferred" else None,
+            "own": int(state == "own"),
+        },
+    )
+
+
+@pytest.mark.parametrize("state", ["active", "deferred", "done", "hold", "dropped", "nonsense"])
+def test_an_instance_is_not_born_into_the_middle(queue: SqliteQueue, state: str) -> None:
+    """Rows begin waiting, in quarantine, as a duplicate or as an own result."""
+    with pytest.raises(sqlite3.IntegrityError):
+        queue._connection.execute(
+            "INSERT INTO instances (instance_id, state, since, location, size_bytes, received_at) "
+            "VALUES ('x', ?, 0, 'x', 0, 0)", (state,),
+        )
+
+
+@pytest.mark.parametrize("change", [
+    "UPDATE instances SET owner = NULL", "UPDATE instances SET state = 'nonsense'", "UPDATE instances SET due_at = 1",
+])
+def test_an_active_row_always_has_an_owner(queue: SqliteQueue, change: str) -> None:
+    """And a time only when it is deferred, and a state that there is."""
+    queue.add(instance())
+    claimed(queue)
+    with pytest.raises(sqlite3.IntegrityError):
+        queue._connection.execute(change)
+
+
+def test_no_column_is_for_a_person(queue: SqliteQueue) -> None:
+    """No name, number or date of a patient, no accession number, no description has a place here."""
+    columns = {
+        row[1]
+        for table in ("instances", "deliveries", "acts", "destinations")
+        for row in queue._connection.execute(f"PRAGMA table_info({table})")
+    }
+    assert "sop_instance_uid" in columns
+    assert not {c for c in columns for word in ("patient", "birth", "accession", "description", "text") if word in c}
+
+
+# -- the file
+def test_the_file_is_safe_and_closed_to_others(queue: SqliteQueue, path: Path) -> None:
+    """WAL, synchronous FULL, foreign keys; nobody outside the group can read it."""
+    names = ("journal_mode", "synchronous", "foreign_keys")
+    found = [queue._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+    assert found == ["wal", 2, 1]
+    assert stat.S_IMODE(path.stat().st_mode) & 0o137 == 0
+    assert stat.S_IMODE(path.with_name("queue.sqlite-wal").stat().st_mode) & 0o137 == 0
+
+
+def test_a_second_process_sees_what_the_first_one_wrote(queue: SqliteQueue, path: Path) -> None:
+    """Opening again changes nothing."""
+    worked(queue, instance(), [output()])
+    other = SqliteQueue(path)
+    assert other.rows() == queue.rows()
+    other.close()
+
+
+def test_an_old_database_is_brought_forward_with_its_rows(path: Path) -> None:
+    """Newer code with one more migration opens a version 1 with rows and goes on working them."""
+    old = SqliteQueue(path)
+    worked(old, instance(1), [output()])
+    old.add(instance(2))
+    old.close()
+    new = SqliteQueue(path, versions={**scripts(), **NEWER})
+    assert new._version() == 2
+    assert [row["priority"] for row in new.rows()] == [7, 7]
+    assert claimed(new).instance == instance(2)
+    new.close()
+
+
+def test_a_migration_that_fails_leaves_the_old_version_whole(path: Path) -> None:
+    """Statements before the fault are undone too, and the old code still opens it."""
+    SqliteQueue(path).close()
+    broken = {**scripts(), 2: f"{NEWER[2]}DROP TABLE no_such_table;\n"}
+    with pytest.raises(QueueUnavailable):
+        SqliteQueue(path, versions=broken)
+    old = SqliteQueue(path)
+    assert old._version() == 1
+    assert "priority" not in {row[1] for row in old._connection.execute("PRAGMA table_info(instances)")}
+    old.close()
+
+
+def test_a_database_from_the_future_is_refused_with_both_versions_named(path: Path) -> None:
+    """Older software does not touch what it does not know."""
+    SqliteQueue(path, versions={**scripts(), **NEWER}).close()
+    with pytest.raises(BadSetting, match=r"queue version 2.*knows 1"):
+        SqliteQueue(path)
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    """Version 1 is schema.sql."""
+    assert list(scripts()) == list(range(1, len(scripts()) + 1))
+
+
+def test_times_and_owners_come_back_exactly() -> None:
+    """Microseconds are kept; any zone gives the same instant."""
+    for time in (NOW, NOW + timedelta(microseconds=1)):
+        assert from_db(to_db(time)) == time
+    owner = Owner("a-b:c", 5, 6)
+    assert owner_of(owner_text(owner)) == owner
+
+
+# -- trouble
+def test_no_database_is_told_as_damage_with_the_way_out(path: Path) -> None:
+    """Clear, transient, and never a ConfigError, which would stop the acceptors too."""
+    path.write_bytes(b"This is no database at all. " * 300)
+    with pytest.raises(QueueDamaged, match="move this file") as caught:
+        SqliteQueue(path)
+    assert isinstance(caught.value, Transient)
+
+
+def test_damage_within_is_told_when_it_is_met(path: Path) -> None:
+    """Pages of zeros below a sound first page: no wrong answer, an error."""
+    queue = SqliteQueue(path)
+    for number in range(1, 60):
+        queue.add(instance(number))
+    queue.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    with pytest.raises(QueueDamaged):
+        _read_all(path)
+
+
+def test_a_locked_database_is_told_as_unavailable(path: Path) -> None:
+    """After the wait, and the next try works."""
+    queue = SqliteQueue(path, busy_s=0.05)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(QueueUnavailable):
+        queue.add(instance())
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert queue.add(instance()) == "waiting"
+    queue.close()
+
+
+def test_a_full_disk_is_told_and_leaves_the_queue_as_it_was(queue: SqliteQueue) -> None:
+    """The transaction is undone whole, and when there is room again the work goes on."""
+    queue.add(instance(1))
+    pages = queue._connection.execute("PRAGMA page_count").fetchone()[0]
+    queue._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(Transient) as caught:
+        _add_many(queue)
+    assert caught.value.code == "spool_full"
+    queue._connection.execute("PRAGMA max_page_count = 1000000")
+    assert queue.add(instance(60)) == "waiting"
+    assert queue.verify() == ()
+
+
+def test_verify_finds_a_done_instance_that_lost_a_delivery(queue: SqliteQueue) -> None:
+    """A row that somebody deleted by hand is missed."""
+    worked(queue, instance(), [output(1, ("pacs", "lab"))])
+    queue._connection.execute("DELETE FROM deliveries WHERE destination = 'lab'")
+    (breach,) = queue.verify()
+    assert instance().instance_id in breach
+
+
+def _read_all(path: Path) -> None:
+    opened = SqliteQueue(path)
+    try:
+        opened.rows()
+    finally:
+        opened.close()
+
+
+def _add_many(queue: SqliteQueue) -> None:
+    for number in range(2, 60):
+        queue.add(instance(number))
+
+
+# -- many processes
+def _open_and_claim(path: Path, name: int, done: multiprocessing.Queue[tuple[int, str]], kind: Literal["work", "send"]) -> None:
+    queue = SqliteQueue(path)
+    me = Owner(this_process().boot_id, name, 1)
+    while True:
+        if kind == "work":
+            claim = queue.claim(me, NOW)
+            if claim is None:
+                break
+            queue.finish(claim, me, SUMMARY, [output(int(claim.instance.instance_id[-8:], 16))], [], NOW)
+            done.put((name, claim.instance.instance_id))
+        else:
+            deliveries = queue.claim_deliveries("pacs", me, 3, NOW)
+            if not deliveries:
+                break
+            for delivery in deliveries:
+                done.put((name, delivery.instance_id))
+    queue.close()
+
+
+@pytest.mark.parametrize("kind", ["work", "send"])
+def test_no_row_is_claimed_twice_by_processes_that_run_at_once(path: Path, kind: Literal["work", "send"]) -> None:
+    """Four processes share 60 rows out among themselves: each row once, none left."""
+    queue = SqliteQueue(path)
+    for number in range(60):
+        if kind == "work":
+            queue.add(instance(number))
+        else:
+            worked(queue, instance(number), [output(number)])
+    _run_four(path, kind, expected=60)
+    assert queue.claim(ME, NOW) is None
+    assert len(queue.claim_deliveries("pacs", ME, 100, NOW)) == (60 if kind == "work" else 0)
+    assert queue.verify() == ()
+    queue.close()
+
+
+def test_processes_that_start_together_make_one_schema(path: Path) -> None:
+    """Four first openings of a queue that is not there: all come through."""
+    _run_four(path, "work", expected=0)
+    queue = SqliteQueue(path)
+    assert queue._version() == max(scripts())
+    queue.close()
+
+
+def _run_four(path: Path, kind: Literal["work", "send"], *, expected: int) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    done: multiprocessing.Queue[tuple[int, str]] = spawn.Queue()
+    processes = [spawn.Process(target=_open_and_claim, args=(path, name, done, kind)) for name in range(4)]
+    for process in processes:
+        process.start()
+    found = [done.get(timeout=60) for _ in range(expected)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    assert done.empty()
+    assert len({instance_id for _, instance_id in found}) == expected
+    done.close()
+    done.join_thread()
