@@ -14,7 +14,6 @@ not acknowledged leaves no file.
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import time
@@ -34,6 +33,7 @@ from dicomnode import __version__, contexts
 from dicomnode.errors import BadSetting
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.log import get_logger
+from dicomnode.quieting import quiet
 from dicomnode.scp.door import Door
 from dicomnode.scp.receive import StoreDimse, Wire
 from dicomnode.scp.session import Session
@@ -73,6 +73,7 @@ def run_acceptor(settings: Settings, stop: threading.Event, spool: Spool | None 
 
 def listen(settings: Settings, spool: Spool, door: Door) -> Listener:
     """Bind the port; raises `BadSetting` when that cannot be done."""
+    _config.LOG_HANDLER_LEVEL = "none"  # it would decode and print every PDU
     quiet()
     known()
     scp = settings.scp
@@ -106,12 +107,6 @@ def drain(listener: Listener, drain_s: float | None = None) -> None:
 def _wait(listener: Listener, deadline: float) -> None:
     while listener.active_associations and time.monotonic() < deadline:
         time.sleep(_TICK_S)
-
-
-def quiet() -> None:
-    """Keep pynetdicom from writing: its texts may hold what a peer sent, and our own lines say what happened."""
-    _config.LOG_HANDLER_LEVEL = "none"
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
 def known() -> None:

@@ -64,7 +64,9 @@ def settings(
 ) -> Settings:
     """Settings as tests need them: quick, and content with a small disk."""
     return Settings(
-        node=NodeSettings(ae_title="DICOMNODE", bind="127.0.0.1", port=port or free_port(), state_dir=root / "state", open=open_),
+        node=NodeSettings(
+            ae_title="DICOMNODE", bind="127.0.0.1", port=port or free_port(), state_dir=root / "state", open=open_,
+        ),
         scp=ScpSettings(**{"min_free_bytes": 0, "reserve_bytes": 0, **(scp or {})}),
         send=SendSettings(**{"first_delay_s": 0.1, "idle_s": 0.3, "timeout_s": 2, "probe_s": 0.1, **(send or {})}),
         directory=root, peers=peers or {}, routes=Routes(rule=(Rule(name="all"),)), digest="0" * 64,
@@ -81,6 +83,7 @@ class Node:
 
     @property
     def port(self) -> int:
+        """Where we listen."""
         return self.settings.node.port
 
     def kept(self) -> list[Path]:
