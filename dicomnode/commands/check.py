@@ -51,7 +51,8 @@ def _echo(settings: Settings) -> looks.Echo:
     from dicomnode.scu import echo  # noqa: PLC0415 - network code is loaded only when a peer is asked
 
     def ask(name: str) -> str:
-        echo(settings.node.ae_title, settings.destination(name), settings.send.timeout_s)
-        return "answers"
+        report = echo(settings.node.ae_title, settings.destination(name), settings.send.timeout_s)
+        verified = f"C-ECHO in {report.echo_ms:.0f} ms" if report.echo else "no Verification"
+        return f"{verified}, SR {', '.join(report.sr_classes) or 'none'}"
 
     return ask

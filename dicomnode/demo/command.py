@@ -23,6 +23,7 @@ from rich.table import Table
 
 from dicomnode.commands.options import EXIT_FAILURE
 from dicomnode.demo import loop, samples
+from dicomnode.settings import Peer
 
 _PATIENCE_S = 150.0
 _TICK_S = 0.5
@@ -59,7 +60,8 @@ def _run(console: Console, root: Path, out: Path) -> bool:
     node = loop.make(root / "node", "DICOMNODE", archive)
     console.print(f"Starting the node on 127.0.0.1:{node.port} and an archive on 127.0.0.1:{archive.port} ...")
     with loop.running("accept", archive, out / "archive.log"), loop.running("serve", node, out / "node.log"):
-        _send(node, sent)
+        if not _send(console, node, sent):
+            return False
         console.print(f"{len(sent)} instances sent by C-STORE and acknowledged.")
         rows = _wait(console, node, sent)
         found = _await_archive(archive, rows)
@@ -68,10 +70,16 @@ def _run(console: Console, root: Path, out: Path) -> bool:
     return _complete(sent, rows, found)
 
 
-def _send(node: loop.Place, sent: list[samples.Sample]) -> None:
+def _send(console: Console, node: loop.Place, sent: list[samples.Sample]) -> bool:
+    """Send everything as a modality would; say what was not acknowledged."""
     from dicomnode.scu import send_files  # noqa: PLC0415 - network code is loaded only when it sends
 
-    send_files("MODALITY", node.ae_title, "127.0.0.1", node.port, [sample.path for sample in sent])
+    peer = Peer(ae_title=node.ae_title, host="127.0.0.1", port=node.port)
+    verdicts = send_files([sample.path for sample in sent], peer, "MODALITY")
+    for sample, verdict in zip(sent, verdicts, strict=True):
+        if verdict.outcome != "delivered":
+            console.print(f"[red]{escape(sample.title)}: {verdict.outcome} {verdict.reason}[/]")
+    return all(verdict.outcome == "delivered" for verdict in verdicts)
 
 
 def _ended(row: Row | None) -> bool:

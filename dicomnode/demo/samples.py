@@ -2,8 +2,6 @@
 
 **Way** `write` puts Part 10 files into a folder and names each. The drawn ones carry an invented patient, in the header and
 burned into the pixels, so that redaction has something to find.
-
-**Limits** The drawings look like radiographs from afar; what a model says of them means nothing.
 """
 
 from __future__ import annotations
@@ -12,15 +10,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-Picture = NDArray[np.uint16]
+from dicomnode.demo.drawing import ADULT, CHILD, Picture, burn, chest, screen
 
 #: File of pydicom or pydicom-data → what it shows.
 FILES = {
@@ -69,44 +64,10 @@ def _drawings() -> list[tuple[str, Picture, bool]]:
     """Give title, pixels and whether a name is burned in."""
     banner = ["DOE JANE", f"ID {PATIENT_ID}", "12.03.2019"]
     return [
-        ("drawn: radiograph, name burned in", _burn(_radiograph(1, 1.0), banner), True),
-        ("drawn: small radiograph", _radiograph(2, 0.8), False),
-        ("drawn: screen of text", _burn(np.full((480, 640), 300, np.uint16), [*banner, "OUTPATIENT CLINIC 4"]), True),
+        ("drawn: chest, name burned in", burn(chest(ADULT, seed=1), banner), True),
+        ("drawn: chest of a child", chest(CHILD, seed=2), False),
+        ("drawn: screen of text", burn(screen(480, 640), [*banner, "OUTPATIENT CLINIC 4"]), True),
     ]
-
-
-def _radiograph(seed: int, scale: float) -> Picture:
-    """Draw something like a chest, 12 bits, bright is dense."""
-    rows, columns = int(1024 * scale), int(896 * scale)
-    canvas = np.zeros((rows, columns), np.float32)
-
-    def oval(x: float, y: float, w: float, h: float, value: float, angle: float = 0) -> None:
-        centre, axes = (int(x * columns), int(y * rows)), (int(w * columns), int(h * rows))
-        layer = np.zeros_like(canvas)
-        cv2.ellipse(layer, centre, axes, angle, 0, 360, 1.0, -1)
-        canvas[:] += value * cv2.GaussianBlur(layer, (0, 0), 6 * scale)
-
-    oval(0.5, 0.62, 0.47, 0.62, 1500)
-    for side in (-1, 1):
-        oval(0.5 + side * 0.21, 0.52, 0.15, 0.3, -900, side * 6)
-        for rib in range(8):
-            centre = (int((0.5 + side * 0.2) * columns), int((0.22 + rib * 0.075) * rows))
-            line = np.zeros_like(canvas)
-            cv2.ellipse(line, centre, (int(0.19 * columns), int(0.06 * rows)), side * 14, 180, 360, 1.0, max(2, int(9 * scale)))
-            canvas += 260 * cv2.GaussianBlur(line, (0, 0), 3 * scale)
-    oval(0.5, 0.6, 0.05, 0.6, 900)
-    oval(0.56, 0.66, 0.13, 0.15, 800, 35)
-    oval(0.5, 1.0, 0.5, 0.2, 900)
-    noise = np.random.default_rng(seed).normal(0, 25, canvas.shape)
-    return np.clip(cv2.GaussianBlur(canvas, (0, 0), 2) + noise + 120, 0, 4095).astype(np.uint16)
-
-
-def _burn(picture: Picture, lines: list[str]) -> Picture:
-    """Write lines of text into the upper left corner, as a device would."""
-    text = np.zeros(picture.shape, np.uint8)
-    for number, line in enumerate(lines):
-        cv2.putText(text, line, (24, 44 + 40 * number), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2, cv2.LINE_AA)
-    return np.maximum(picture, (text.astype(np.uint32) * 4095) // 255).astype(np.uint16)
 
 
 def _dataset(number: int, burned: bool) -> Dataset:
