@@ -16,16 +16,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from dicomnode import log
 from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, print_json
+from dicomnode.commands.queue_print import age, bare_table, print_row, print_summary, wide_console
 from dicomnode.errors import NotFound
 from dicomnode.keeper_ledger import audit, deliveries_of
 from dicomnode.queue import InstanceState
@@ -46,8 +45,6 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _STATES = frozenset({*get_args(InstanceState), *get_args(DeliveryState)})
 _FOR_PEOPLE = ("deferred", "hold", "quarantine", "expired")
-#: A table in a pipe is not cut to 80 columns.
-_PIPE_WIDTH = 180
 
 logger = log.get_logger("queue")
 
@@ -88,7 +85,7 @@ def queue(context: typer.Context, config: Config = None, as_json: Json = False) 
         return
     try:
         with _node(context, config) as (_, spool, opened):
-            _print_summary(opened.counts(), spool, as_json=as_json)
+            print_summary(opened.counts(), spool, as_json=as_json)
     except _Nothing as nothing:
         typer.echo(str(nothing), err=True)
 
@@ -109,14 +106,14 @@ def list_(
         for row in rows:
             print_json(row)
         return
-    table = _table("instance", "state", "reason", "age", "modality", "from", "body part", "outputs")
+    table = bare_table("instance", "state", "reason", "age", "modality", "from", "body part", "outputs")
     for row in rows:
         outputs = ", ".join(f"{one['kind']} to {one['destination']}: {one['state']}" for one in deliveries_of(row))
         table.add_row(*(str(cell) for cell in (
-            row["instance_id"], row["state"], row["reason"], _age(row["received_at"]), row["modality"], row["calling_ae"],
+            row["instance_id"], row["state"], row["reason"], age(row["received_at"]), row["modality"], row["calling_ae"],
             row["body_part"], outputs,
         )))
-    _console().print(table)
+    wide_console().print(table)
 
 
 @app.command()
@@ -132,7 +129,7 @@ def show(context: typer.Context, key: Key, config: Config = None, as_json: Json 
         if as_json or context.obj.as_json:
             print_json(whole)
         else:
-            _print_row(whole)
+            print_row(whole)
 
 
 @app.command()
@@ -240,68 +237,3 @@ def _states(given: Sequence[str] | None) -> tuple[str, ...]:
         if state not in _STATES:
             raise typer.BadParameter(f"no state is called {state!r}; there are {', '.join(sorted(_STATES))}")
     return tuple(given or ())
-
-
-# -- printing
-def _print_summary(
-    counts: Mapping[str, Mapping[str, Mapping[str, object]]], spool: Spool, *, as_json: bool,
-) -> None:
-    not_taken = sum(1 for _ in spool.incoming()) if not counts["instances"] else None
-    table = _table("what", "state", "count", "bytes", "oldest", "reason")
-    for group, states in counts.items():
-        for state, facts in states.items():
-            if as_json:
-                name = {"to": group.removeprefix("to ")} if group.startswith("to ") else {"of": group}
-                print_json({**name, **({"lane": facts["state"], **facts} if state == "lane" else {"state": state, **facts})})
-                continue
-            shown = f"lane {facts['state']}" if state == "lane" else state
-            oldest = facts.get("since") if state == "lane" else facts.get("oldest")
-            table.add_row(
-                group, shown, _text(facts.get("count")), _text(facts.get("bytes")), _age(oldest), _text(facts.get("reason")),
-            )
-    if not as_json:
-        _console().print(table)
-        if not_taken:
-            typer.echo(f"{not_taken} files have no row yet; the keeper takes them in")
-
-
-def _print_row(row: Mapping[str, object]) -> None:
-    table = _table("key", "value", title=str(row["instance_id"]))
-    for name, value in row.items():
-        if name not in {"deliveries", "acts", "instance_id"}:
-            table.add_row(name, _text(value))
-    console = _console()
-    console.print(table)
-    deliveries = _table("output", "to", "state", "reason", "status", "attempt", "result UID")
-    for one in deliveries_of(row):
-        status = f"0x{one['status']:04X}" if isinstance(one["status"], int) else ""
-        deliveries.add_row(*(_text(cell) for cell in (
-            one["kind"], one["destination"], one["state"], one["reason"], status, one["attempt"], one["sop_instance_uid"],
-        )))
-    if deliveries.row_count:
-        console.print(deliveries)
-    acts = row["acts"]
-    for act in acts if isinstance(acts, list) else []:
-        console.print(f"{act['at']}  {act['who']}: {act['what']} ({act['rows']} rows)", markup=False, highlight=False)
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _age(value: object) -> str:
-    if not isinstance(value, str):
-        return ""
-    age = max(datetime.now(UTC) - datetime.fromisoformat(value), timedelta(0))
-    return str(timedelta(seconds=int(age.total_seconds())))

@@ -1,0 +1,93 @@
+"""How ``dicomnode queue`` prints: tables for people, one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dicomnode.commands.options import print_json
+from dicomnode.keeper_ledger import deliveries_of
+from dicomnode.spool import Spool
+
+#: A table in a pipe is not cut to 80 columns.
+_PIPE_WIDTH = 180
+
+
+def print_summary(
+    counts: Mapping[str, Mapping[str, Mapping[str, object]]], spool: Spool, *, as_json: bool,
+) -> None:
+    """Print what `Queue.counts` gives."""
+    not_taken = sum(1 for _ in spool.incoming()) if not counts["instances"] else None
+    table = bare_table("what", "state", "count", "bytes", "oldest", "reason")
+    for group, states in counts.items():
+        for state, facts in states.items():
+            if as_json:
+                print_json(_fact(group, state, facts))
+                continue
+            shown = f"lane {facts['state']}" if state == "lane" else state
+            oldest = facts.get("since") if state == "lane" else facts.get("oldest")
+            table.add_row(
+                group, shown, _text(facts.get("count")), _text(facts.get("bytes")), age(oldest), _text(facts.get("reason")),
+            )
+    if not as_json:
+        wide_console().print(table)
+        if not_taken:
+            typer.echo(f"{not_taken} files have no row yet; the keeper takes them in")
+
+
+def _fact(group: str, state: str, facts: Mapping[str, object]) -> dict[str, object]:
+    whose = {"to": group.removeprefix("to ")} if group.startswith("to ") else {"of": group}
+    if state == "lane":
+        return {**whose, "lane": facts["state"], "reason": facts["reason"], "since": facts["since"]}
+    return {**whose, "state": state, **facts}
+
+
+def print_row(row: Mapping[str, object]) -> None:
+    """Print one row of `Queue.find` with its outputs and the acts on it."""
+    table = bare_table("key", "value", title=str(row["instance_id"]))
+    for name, value in row.items():
+        if name not in {"deliveries", "acts", "instance_id"}:
+            table.add_row(name, _text(value))
+    console = wide_console()
+    console.print(table)
+    deliveries = bare_table("output", "to", "state", "reason", "status", "attempt", "result UID")
+    for one in deliveries_of(row):
+        status = f"0x{one['status']:04X}" if isinstance(one["status"], int) else ""
+        deliveries.add_row(*(_text(cell) for cell in (
+            one["kind"], one["destination"], one["state"], one["reason"], status, one["attempt"], one["sop_instance_uid"],
+        )))
+    if deliveries.row_count:
+        console.print(deliveries)
+    acts = row["acts"]
+    for act in acts if isinstance(acts, list) else []:
+        console.print(f"{act['at']}  {act['who']}: {act['what']} ({act['rows']} rows)", markup=False, highlight=False)
+
+
+def bare_table(*columns: str, title: str | None = None) -> Table:
+    """Give a table without lines, whose cells are folded rather than cut."""
+    table = Table(title=title, box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def wide_console() -> Console:
+    """Give a console that takes no cell for markup."""
+    return Console(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def age(value: object) -> str:
+    """Give the time since an ISO 8601 time, to the second; empty for anything else."""
+    if not isinstance(value, str):
+        return ""
+    passed = max(datetime.now(UTC) - datetime.fromisoformat(value), timedelta(0))
+    return str(timedelta(seconds=int(passed.total_seconds())))
