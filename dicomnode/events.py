@@ -25,7 +25,6 @@ EVENTS: Mapping[str, str] = {
     "sender_stopped": "The sender has ended its C-STOREs and stopped.",
     "keeper_started": "The keeper takes in, reclaims, removes and tells.",
     "keeper_stopped": "The keeper has stopped.",
-    "config_loaded": "A configuration was read and is in use.",
     "config_rejected": "A configuration cannot be used. Administrator.",
     # -- the door
     "association_accepted": "A peer opened an association.",
@@ -43,7 +42,6 @@ EVENTS: Mapping[str, str] = {
     "output_held": "An output of an instance waits for a person; the others leave. Reviewer.",
     "deadline_passed": "An instance took longer than work.deadline_s; its worker starts again. Developer, when it repeats.",
     "instance_duplicate": "An instance was worked before; nothing is made.",
-    "stage_done": "One stage of the pipeline is through (level debug).",
     "finding_abnormal": "A model calls a finding abnormal.",
     # -- the way of a delivery
     "delivery_done": "A destination has taken an output.",
@@ -117,7 +115,6 @@ KEYS: Mapping[str, str] = {
     "dimse_status": "DIMSE status as text, 0xA700; none where no response came.",
     "reason": "Code of an error of errors.py, or a word of a closed set.",
     "state": "State of a row or destination.",
-    "since_s": "Seconds since this state began.",
     # -- counts
     "count": "How many.",
     "bytes": "How many bytes.",

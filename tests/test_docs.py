@@ -27,6 +27,7 @@ BROAD = {
     "dicomnode/log.py": {"_run", "emit"},
     "dicomnode/pipeline.py": {"stage"},
     "dicomnode/outputs/shell.py": {"guard"},
+    "dicomnode/outputs/allowlist.py": {"_get"},
     "dicomnode/imagefile.py": {"*"},
     "dicomnode/intake.py": {"*"},
     "dicomnode/stages/redact/known.py": {"*"},
