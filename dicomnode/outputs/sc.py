@@ -4,7 +4,8 @@
 that tells body part, findings, model and "not for diagnostic use". Only redacted pixels can come here: they are reached
 through `Coded`. The caption is made of words of ours; nothing of the header is drawn.
 
-**Fails** `StageFailed` when there are no redacted pixels or the object cannot be made.
+**Fails** `StageFailed` when there are no redacted pixels or the object cannot be made; `RedactionUncertain` when it is for
+outside and the pixels were neither redacted in strict mode nor released by a person.
 
 **Standard** PS3.3 A.8.1 (IOD), C.8.6.1 and C.8.6.2 (SC Equipment, SC Image), C.7.6.1 (General Image), C.7.6.3 (Image Pixel).
 
@@ -42,10 +43,14 @@ def build(material: Material) -> Output:
     ------
     StageFailed
         There are no redacted pixels, or the object cannot be made; the message holds no value of the data set.
+    RedactionUncertain
+        It is for outside, and unknown text may still stand in the pixels.
     """
     coded = material.coded
     if coded is None:
         raise StageFailed("sc: there are no redacted pixels")
+    if material.identity == "removed":
+        shell.vouch(coded.redacted)
     with shell.guard("sc"):
         ds = shell.new(material, "sc", str(SecondaryCaptureImageStorage), "OT")
         _general(ds, material)

@@ -30,9 +30,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from dicomnode.errors import DicomNodeError, StageFailed
+from dicomnode.errors import DicomNodeError, RedactionUncertain, StageFailed
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomnode.image import Image
+from dicomnode.image import Image, Redacted
 from dicomnode.outputs.material import MAKER, Material, pseudonym, result_uid, series_uid, study_uid
 from dicomnode.outputs.words import plain
 from dicomnode.records import Output, OutputKind
@@ -104,6 +104,18 @@ def new(material: Material, kind: OutputKind, sop_class_uid: str, modality: str)
     ds.SOPInstanceUID = result_uid(material, kind, sop_class_uid)
     ds.InstanceNumber = _instance_number(material.image.dataset)
     return ds
+
+
+def vouch(redacted: Redacted) -> None:
+    """Refuse pixels that may still show a person: what was not judged text by text leaves only when a person says so.
+
+    Raises
+    ------
+    RedactionUncertain
+        They were redacted in header mode, which leaves unknown text standing, and nobody released them.
+    """
+    if not redacted.strict and not redacted.released:
+        raise RedactionUncertain("pixels redacted in header mode cannot leave for outside")
 
 
 def date_and_time(material: Material) -> tuple[str, str]:

@@ -140,10 +140,12 @@ def material(  # the fields of `Material` that tests change
     return dataclasses.replace(base, **more)
 
 
-def shown(picture: NDArray[np.uint8] | Callable[[int], NDArray[np.uint8]], *, strict: bool = True) -> Any:
+def shown(
+    picture: NDArray[np.uint8] | Callable[[int], NDArray[np.uint8]], *, strict: bool = True, released: bool = False,
+) -> Any:
     """What a capture asks of `Coded`, with a picture of our own for every frame."""
     of_frame = picture if callable(picture) else lambda _frame: picture
-    return SimpleNamespace(redacted=SimpleNamespace(picture=of_frame, strict=strict))
+    return SimpleNamespace(redacted=SimpleNamespace(picture=of_frame, strict=strict, released=released))
 
 
 def clean(image: Image) -> Coded:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from dicomnode.errors import StageFailed, Undecodable
+from dicomnode.errors import RedactionUncertain, StageFailed, Undecodable
 from dicomnode.outputs import caption, sc
 from dicomnode.records import Findings
 from tests.unit.materials import (
@@ -142,6 +142,14 @@ def test_burned_in_annotation_is_denied_only_after_strict_redaction():
     strict, header = (read(sc.build(material(marked_dx(), coded=shown(grey(), strict=s)))) for s in (True, False))
     assert strict.BurnedInAnnotation == "NO"
     assert "BurnedInAnnotation" not in header
+
+
+def test_header_mode_does_not_leave():
+    """Pixels in which unknown text may stand go inside only, or outside when a person has released them."""
+    with pytest.raises(RedactionUncertain):
+        sc.build(material(marked_dx(), "removed", coded=shown(grey(), strict=False)))
+    sc.build(material(marked_dx(), "removed", coded=shown(grey(), strict=False, released=True)))
+    sc.build(material(marked_dx(), coded=shown(grey(), strict=False)))
 
 
 def test_real_pixels_are_shown():

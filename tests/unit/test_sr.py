@@ -13,8 +13,9 @@ from pydicom.sr.codedict import codes
 
 from dicomnode import uids
 from dicomnode.errors import StageFailed
-from dicomnode.outputs import reference, result_uid, sr
+from dicomnode.outputs import deidentified, reference, result_uid, sc, sr
 from dicomnode.records import Findings
+from dicomnode.stages.encode import Encode
 from tests.unit.materials import (
     CHARSETS,
     CHEST,
@@ -22,6 +23,7 @@ from tests.unit.materials import (
     PNEUMONIA,
     SPINE,
     UNSURE,
+    clean,
     marked_dx,
     material,
     pydicom_file,
@@ -177,6 +179,22 @@ def test_outside_report_refers_to_the_deidentified_image():
     named = evidence.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
     assert named == result_uid(stuff, "deidentified", stuff.instance.sop_class_uid) == reference(stuff).sop_instance_uid
     assert evidence.StudyInstanceUID == ds.StudyInstanceUID
+
+
+@pytest.mark.parametrize("build", [sr.build, sc.build])
+def test_outside_results_stand_beside_the_deidentified_image(build):
+    """Report and capture name study, class and UID under which the de-identified image really leaves."""
+    stuff = material(marked_dx(), "removed")
+    stuff = dataclasses.replace(stuff, coded=Encode()(clean(stuff.image).redacted))
+    left, result = read(deidentified.build(stuff)), read(build(stuff))
+    source = result.get("SourceImageSequence") or items(result, "121112")[0].ReferencedSOPSequence
+    assert source[0].ReferencedSOPInstanceUID == left.SOPInstanceUID
+    assert source[0].ReferencedSOPClassUID == left.SOPClassUID
+    assert result.StudyInstanceUID == left.StudyInstanceUID
+    assert result.PatientID == left.PatientID
+    if "CurrentRequestedProcedureEvidenceSequence" in result:
+        series = result.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+        assert series.SeriesInstanceUID == left.SeriesInstanceUID
 
 
 def test_own_result_is_marked():
