@@ -23,6 +23,7 @@ from typing import Any, cast
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from openjpeg.utils import encode_array
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.encoders.base import get_encoder
@@ -220,8 +221,13 @@ def encode(array: Array, spec: Spec, photometric: str) -> bytes:
     with guard("a frame does not encode"), _quiet():
         if syntax in _HTJ2K:
             return cast("bytes", imagecodecs.htj2k_encode(array, reversible=True, rgb=False if array.ndim == 3 else None))
+        if syntax == JPEG2000Lossless:
+            # Without a colour transform: the values are stored as they are, whatever space they are in.
+            return bytes(encode_array(np.ascontiguousarray(array), bits_stored=spec.bits_stored, use_mct=False))
         return get_encoder(syntax).encode(
             np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes(),
             index=0,
+            # Its table of what a syntax may hold is narrower than its codecs; the caller decodes for proof.
+            validate=False,
             **_options(spec, photometric),
         )

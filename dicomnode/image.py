@@ -205,6 +205,8 @@ class Redacted:
     overlays: tuple[int, ...] = ()
     #: True when detection ran and unknown text counted as identifying.
     strict: bool = False
+    #: True when a person has looked at the pixels and lets them leave as they are.
+    released: bool = False
 
     def regions_of(self, index: int) -> tuple[Region, ...]:
         """Rectangles of one frame that are blanked in its pixels; those of overlay planes are not."""

@@ -51,7 +51,7 @@ class Encode:
         attributes: dict[str, str | int] = {"PhotometricInterpretation": photometric}
         if described.samples > 1:
             attributes["PlanarConfiguration"] = 0 if described.encapsulated else described.planar
-        if described.encapsulated and image.transfer_syntax_uid in codecs.LOSSLESS and described.bits_allocated > 1:
+        if described.encapsulated and image.transfer_syntax_uid in codecs.LOSSLESS and 8 <= described.bits_allocated <= 32:
             return _coded(redacted, image.transfer_syntax_uid, photometric, attributes, partial(_lossless, redacted))
         if described.encapsulated:
             attributes["HighBit"] = described.bits_stored - 1

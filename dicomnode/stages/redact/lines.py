@@ -69,7 +69,7 @@ def _size(box: Box) -> int:
 def _sure(box: Box) -> bool:
     """Long or confident: two letters need more confidence than five."""
     size = _size(box)
-    least = {1: 93, 2: 80, 3: 55}.get(size, 35)
+    least = {1: 93, 2: 85, 3: 65, 4: 50}.get(size, 35)
     # Glyphs are not ten times as wide as they are high, nor the other way round.
     shape = box.w / max(1, box.h) / size
     return box.confidence >= least and 0.15 <= shape <= 2.5
@@ -100,8 +100,8 @@ def _grow(box: Box, glyphs: NDArray[np.int32]) -> Box:
     cut &= (y1 - y0 <= 1.8 * height) & (x1 - x0 <= max(box.w, 3 * height)) & (x0 >= left - height) & (x1 <= right + height)
     if cut.any():
         left, right = min(left, int(x0[cut].min())), max(right, int(x1[cut].max()))
-        top = max(top - height // 2, min(top, int(y0[cut].min())))
-        bottom = min(bottom + height // 2, max(bottom, int(y1[cut].max())))
+        top = max(top - height // 4 - 1, min(top, int(y0[cut].min())))
+        bottom = min(bottom + height // 4 + 1, max(bottom, int(y1[cut].max())))
     return Box(left, top, right - left, bottom - top, box.confidence, box.text)
 
 

@@ -25,7 +25,7 @@ Grey = NDArray[np.uint8]
 #: Pixels of a frame that will still be read.
 MAX_PIXELS = 80_000_000
 #: Longest side that small text is enlarged to, and by how much at most.
-_FINE_SIDE, _FINE_SCALE = 1700, 3.0
+_FINE_SIDE, _FINE_SCALE = 1700, 5.0
 _STROKE = 9
 _CONTRAST = 26
 _ENDS = 3

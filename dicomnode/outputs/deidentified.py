@@ -1,0 +1,107 @@
+"""The de-identified image: a new object with redacted pixels and an allow-list of attributes.
+
+**Way** An empty data set takes what `allowlist` lists, derived UIDs, a pseudonym and the words that say what was done. The
+frames are written one by one when the output is (`part10`).
+
+**Fails** `StageFailed` when there are no coded pixels or the object cannot be made; `RedactionUncertain` when the pixels of
+an image were neither redacted in strict mode nor released by a person and the image is for outside.
+
+**Standard** PS3.15 Annex E (E.1.1, E.3.1), PS3.3 C.12.1, C.7.1.1; PS3.16 CID 7050.
+
+**Limits** It does not claim the Basic Application Level Confidentiality Profile. Dates are removed, so times between studies
+are lost. Modules that the IOD requires beyond image, pixel, display and geometry are missing: readers of pixels do not
+need them, validators will say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from pydicom.dataset import Dataset
+
+from dicomnode.errors import RedactionUncertain, StageFailed
+from dicomnode.image import Coded, Redacted
+from dicomnode.outputs import allowlist, part10, shell
+from dicomnode.outputs.material import Material, outside_uid, result_uid, series_uid, study_uid
+from dicomnode.records import Output
+
+_KIND: Final = "deidentified"
+METHOD = "dicomnode attribute allow-list"
+#: De-identification options that are true of what was done (PS3.16 CID 7050).
+_CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
+_EMPTY = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
+
+
+def build(material: Material) -> Output:
+    """Make the image; the same material gives the same bytes.
+
+    Raises
+    ------
+    StageFailed
+        There are no coded pixels, or the data set cannot be made.
+    RedactionUncertain
+        Unknown text may still stand in the pixels.
+    """
+    coded = material.coded
+    if coded is None:
+        raise StageFailed("deidentified: there are no redacted pixels")
+    _vouch(coded.redacted)
+    # Whoever asks: this kind never carries an identity.
+    material = replace(material, identity="removed")
+    with shell.guard(_KIND):
+        dataset = _dataset(material, coded)
+    return Output(
+        kind=_KIND,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=coded.transfer_syntax_uid,
+        identity="removed",
+        destinations=material.destinations,
+        write=partial(part10.write, dataset=dataset, coded=coded),
+    )
+
+
+def _vouch(redacted: Redacted) -> None:
+    """Header mode leaves unknown text standing, so its pixels do not leave without identity."""
+    if not redacted.strict and not redacted.released:
+        raise RedactionUncertain("pixels redacted in header mode cannot leave as de-identified")
+
+
+def _dataset(material: Material, coded: Coded) -> Dataset:
+    redacted = coded.redacted
+    key = material.node.key
+    ds = allowlist.take(redacted.clean_dataset(), lambda uid: outside_uid(key, uid))
+    ds.SOPClassUID = material.instance.sop_class_uid
+    ds.SOPInstanceUID = result_uid(material, _KIND, material.instance.sop_class_uid)
+    ds.StudyInstanceUID = study_uid(material)
+    ds.SeriesInstanceUID = series_uid(material, _KIND, material.instance.sop_class_uid)
+    ds.PatientName = ds.PatientID = shell.outside_patient(material.image.dataset, material)
+    for keyword in _EMPTY:
+        setattr(ds, keyword, None)
+    _say_what_was_done(ds, redacted)
+    if redacted.touched:
+        _derived(ds)
+    return ds
+
+
+def _say_what_was_done(ds: Dataset, redacted: Redacted) -> None:
+    ds.PatientIdentityRemoved = "YES"
+    ds.DeidentificationMethod = [METHOD, redacted.method]
+    ds.LongitudinalTemporalInformationModified = "REMOVED"
+    if redacted.strict:
+        ds.BurnedInAnnotation = "NO"
+        ds.DeidentificationMethodCodeSequence = [_code(*_CLEAN_PIXELS)]
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def _derived(ds: Dataset) -> None:
+    """Changed pixels are derived pixels (PS3.3 C.7.6.1.1.2)."""
+    kept = list(ds.ImageType)[1:] if "ImageType" in ds and ds["ImageType"].VM > 1 else ["PRIMARY"]
+    ds.ImageType = ["DERIVED", *kept]
