@@ -17,6 +17,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -93,19 +94,19 @@ def listen(settings: Settings, spool: Spool, door: Door) -> Listener:
 
 def drain(listener: Listener, drain_s: float | None = None) -> None:
     """Let running associations end, then abort them, then cut their sockets."""
-    deadline = time.monotonic() + (DRAIN_S if drain_s is None else drain_s)
-    _wait(listener, deadline)
+    # Who is inside may end; who only connected is not waited for.
+    _wait(listener.door.count, time.monotonic() + (DRAIN_S if drain_s is None else drain_s))
     for assoc in listener.active_associations:
         assoc.abort(block=False)
-    _wait(listener, time.monotonic() + _ABORT_S)
+    _wait(lambda: listener.active_associations, time.monotonic() + _ABORT_S)
     for assoc in listener.active_associations:
         with contextlib.suppress(Exception):  # whatever state its threads left it in
             cast("Wire", assoc.dul.socket)._shutdown_socket()  # noqa: SLF001 - see dicomnode.scp.receive, Limits
-    _wait(listener, time.monotonic() + _ABORT_S)
+    _wait(lambda: listener.active_associations, time.monotonic() + _ABORT_S)
 
 
-def _wait(listener: Listener, deadline: float) -> None:
-    while listener.active_associations and time.monotonic() < deadline:
+def _wait(claim: Callable[[], object], deadline: float) -> None:
+    while claim() and time.monotonic() < deadline:
         time.sleep(_TICK_S)
 
 
@@ -155,6 +156,7 @@ class _Handler(RequestHandler):
         requestor.address_info = self.remote
         assoc.bind(evt.EVT_REQUESTED, session.requested)
         assoc.bind(evt.EVT_ACCEPTED, session.accepted)
+        assoc.bind(evt.EVT_CONN_CLOSE, session.closed)
         assoc.bind(evt.EVT_C_STORE, session.store)
         return assoc
 

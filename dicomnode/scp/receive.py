@@ -219,6 +219,14 @@ class Wire(AssociationSocket):
         super().__init__(assoc, client_socket=client_socket)
         self._longest = max(max_pdu_bytes + 6, _ASSOCIATE_MAX_BYTES)
 
+    def _shutdown_socket(self) -> None:
+        """Shut down and close, in any case: pynetdicom leaves a socket open whose peer was faster."""
+        sock = self.socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
     def recv(self, nr_bytes: int) -> bytearray:
         """Read exactly ``nr_bytes``, fewer when the peer closed; `OSError` for a PDU beyond what was agreed."""
         if nr_bytes > self._longest:

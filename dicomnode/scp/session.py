@@ -42,7 +42,7 @@ class Session:
         self._address = address
         self._local = local
         self._calling_ae = self._called_ae = ""
-        self._accepted = False
+        self._asked = self._accepted = False
         self._lock = threading.Lock()
         self._closed = False
         #: SOP Class and transfer syntax by presentation context id, once accepted.
@@ -54,6 +54,7 @@ class Session:
     def requested(self, event: Any) -> None:
         """Judge an A-ASSOCIATE-RQ: reject it, or say what we support of what it proposes."""
         assoc = event.assoc
+        self._asked = True
         request = assoc.requestor.primitive
         self._calling_ae, self._called_ae = _ae_title(request.calling_ae_title), _ae_title(request.called_ae_title)
         rejection = self._door.judge(self.association_id, self._calling_ae, self._called_ae, self._address)
@@ -71,6 +72,11 @@ class Session:
             cx.context_id: (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in event.assoc.accepted_contexts
         }
         log.info("association_accepted", **self._who(), count=len(self._contexts))
+
+    def closed(self, event: Any) -> None:
+        """Wake the association's thread when the connection ends before a request: it would sit out its timeout."""
+        if not self._asked:
+            event.assoc.dul.to_user_queue.put(None)
 
     # -- instances
     def open(self, sop_class_uid: str, sop_instance_uid: str, context_id: int) -> Incoming:

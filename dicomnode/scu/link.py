@@ -58,8 +58,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 class Link:
     """An established association; used by one thread."""
 
-    def __init__(self, assoc: Any, proposed: frozenset[Context], timeout_s: float) -> None:
+    def __init__(self, assoc: Any, sockets: list[socket.socket], proposed: frozenset[Context], timeout_s: float) -> None:
         self._assoc = assoc
+        self._sockets = sockets
         self._timeout_s = timeout_s
         self._message_id = 0
         #: What was asked for; what is in here and not in ``accepted`` was refused by the peer.
@@ -87,8 +88,11 @@ class Link:
         ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
         ae.network_timeout = None  # the lane decides how long an association is kept
 
+        sockets: list[socket.socket] = []
+
         def connected(event: Any) -> None:
             sock = event.assoc.dul.socket.socket
+            sockets.append(sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.settimeout(timeout_s)  # a peer that stalls inside a PDU
 
@@ -101,8 +105,9 @@ class Link:
         except OSError as error:  # the name of the host is not known
             raise PeerUnavailable(f"the peer's host cannot be found ({type(error).__name__})") from None
         if not assoc.is_established:
+            _end(assoc, sockets)
             raise _failure(assoc)
-        return cls(assoc, proposed, timeout_s)
+        return cls(assoc, sockets, proposed, timeout_s)
 
     @property
     def alive(self) -> bool:
@@ -145,12 +150,19 @@ class Link:
         """Release the association, or abort it when it is not in order."""
         if self.alive:
             self._assoc.release()
-        if not self._assoc.is_released:
-            self.abort()
+        self.abort()
 
     def abort(self) -> None:
-        """End the association at once."""
-        self._assoc.abort()
+        """End the association at once; one that was released only lets go of its socket and threads."""
+        _end(self._assoc, self._sockets)
+
+
+def _end(assoc: Any, sockets: list[socket.socket]) -> None:
+    """Stop the association's threads and close its socket, which pynetdicom leaves open when the peer was faster."""
+    if not assoc.is_released and assoc.dul.is_alive():
+        assoc.abort()
+    for sock in sockets:
+        sock.close()
 
 
 def _failure(assoc: Any) -> Exception:

@@ -16,11 +16,23 @@ from typing import Any
 
 import pytest
 from pynetdicom import AE, _config, evt
+from pynetdicom.transport import AssociationSocket
 
 from dicomnode.scp.acceptor import drain, listen
 from dicomnode.scp.door import Door
 from dicomnode.settings import NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
 from dicomnode.spool import Spool
+
+
+def _close(wire: AssociationSocket) -> None:
+    """What pynetdicom's own does, and close also when the other end was faster: tests fail on sockets left open."""
+    if wire.socket is not None:
+        with contextlib.suppress(OSError):
+            wire.socket.shutdown(socket.SHUT_RDWR)
+        wire.socket.close()
+
+
+AssociationSocket._shutdown_socket = _close  # type: ignore[method-assign] - for the senders and peers of the tests
 
 # Debian's programs by their full paths: pynetdicom installs commands of the same names.
 DCMSEND, STORESCU, ECHOSCU, STORESCP = (f"/usr/bin/{name}" for name in ("dcmsend", "storescu", "echoscu", "storescp"))

@@ -1,0 +1,605 @@
+"""The acceptor against real senders: what is promised is on disk, what is refused leaves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+from pydicom.uid import UID
+from pynetdicom import AE
+from pynetdicom.pdu_primitives import P_DATA
+
+from dicomnode import contexts, dimse, log
+from dicomnode.errors import BadSetting
+from dicomnode.header import data_set_start, header
+from dicomnode.scp import run_acceptor
+from dicomnode.scp.door import Door
+from dicomnode.settings import LogSettings, Peer
+from dicomnode.spool import Spool
+from tests.integration.peers import (
+    DCMSEND,
+    ECHOSCU,
+    STORESCU,
+    Node,
+    acceptor,
+    free_port,
+    listens,
+    run,
+    settings,
+    wait_for,
+)
+
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+CT, MR = FILES / "CT_small.dcm", FILES / "MR_small.dcm"
+CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """An acceptor that takes calls of MODALITY from loopback only."""
+    peers = {
+        "modality": Peer(ae_title="MODALITY", calls_from=("127.0.0.1",)),
+        "elsewhere": Peer(ae_title="ELSEWHERE", calls_from=("192.0.2.0/24",)),
+        "silent": Peer(ae_title="SILENT"),
+    }
+    with acceptor(settings(tmp_path, peers=peers)) as running:
+        yield running
+
+
+def call(program: str, node: Node, *paths: object, calling: str = "MODALITY", called: str = "DICOMNODE", **more: Any) -> Any:
+    """Send with a program of DCMTK."""
+    return run(program, "-v", "-aet", calling, "-aec", called, *more.pop("options", ()), "127.0.0.1", node.port, *paths, **more)
+
+
+def associate(node: Node, *classes: str, syntaxes: tuple[str, ...] = (contexts.EXPLICIT, contexts.IMPLICIT)) -> Any:
+    """An association of pynetdicom to the node."""
+    ae = AE(ae_title="MODALITY")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    for sop_class in classes or (CT_CLASS,):
+        ae.add_requested_context(sop_class, list(syntaxes))
+    assoc = ae.associate("127.0.0.1", node.port, ae_title=node.settings.node.ae_title)
+    assert assoc.is_established
+    return assoc
+
+
+def data_set(path: Path) -> bytes:
+    """The bytes behind preamble and file meta."""
+    with path.open("rb") as stream:
+        stream.seek(data_set_start(stream))
+        return stream.read()
+
+
+# -- who may come in
+def test_echo(node: Node) -> None:
+    """C-ECHO is answered with success."""
+    assert run(ECHOSCU, "-aet", "MODALITY", "-aec", "DICOMNODE", "127.0.0.1", node.port).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("calling", "called", "reason"),
+    [
+        ("MODALITY", "WRONG", "Called AE Title Not Recognized"),
+        ("UNKNOWN", "DICOMNODE", "Calling AE Title Not Recognized"),
+        ("SILENT", "DICOMNODE", "Calling AE Title Not Recognized"),
+        ("ELSEWHERE", "DICOMNODE", "No Reason"),
+    ],
+)
+def test_rejected(node: Node, calling: str, called: str, reason: str) -> None:
+    """Strangers are rejected for good, each with the standard's reason, and leave nothing."""
+    answer = call(STORESCU, node, CT, calling=calling, called=called)
+    text = answer.stdout + answer.stderr
+    assert answer.returncode != 0
+    assert "Rejected Permanent" in text
+    assert reason in text
+    assert node.kept() == node.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    ("title", "address", "expected"),
+    [
+        ("MODALITY", "127.0.0.1", None),
+        ("MODALITY", "::ffff:127.0.0.1", None),
+        ("MODALITY", "127.0.0.2", dimse.REJECT_NO_REASON),
+        ("ELSEWHERE", "192.0.2.77", None),
+        ("ELSEWHERE", "not an address", dimse.REJECT_NO_REASON),
+        ("modality", "127.0.0.1", dimse.REJECT_CALLING_AE),
+        ("", "127.0.0.1", dimse.REJECT_CALLING_AE),
+    ],
+)
+def test_door(node: Node, title: str, address: str, expected: tuple[int, int, int] | None) -> None:
+    """AE title and address must both be those of a peer that may call."""
+    rejection = Door(node.settings, lambda: 1).judge("a", title, "DICOMNODE", address)
+    assert (rejection and rejection.code) == expected
+
+
+def test_limit_of_associations(tmp_path: Path) -> None:
+    """Beyond the limit an association is rejected for now (2/3/2); when one leaves, the next comes in."""
+    with acceptor(settings(tmp_path, open_=True, scp={"max_associations": 1})) as node:
+        first = associate(node)
+        answer = run(ECHOSCU, "-v", "-aec", "DICOMNODE", "127.0.0.1", node.port)
+        assert "Rejected Transient" in answer.stdout + answer.stderr
+        assert "Local Limit Exceeded" in answer.stdout + answer.stderr
+        first.release()
+        node.quiet()
+        assert run(ECHOSCU, "-aec", "DICOMNODE", "127.0.0.1", node.port).returncode == 0
+
+
+def test_low_disk_rejects_for_now(tmp_path: Path) -> None:
+    """Below min_free_bytes associations are rejected as congestion, which senders repeat."""
+    with acceptor(settings(tmp_path, open_=True, scp={"min_free_bytes": 1 << 62})) as node:
+        answer = run(ECHOSCU, "-v", "-aec", "DICOMNODE", "127.0.0.1", node.port)
+        assert "Temporary Congestion" in answer.stdout + answer.stderr
+
+
+# -- what is kept
+def test_bytes_as_sent(node: Node) -> None:
+    """The data set is stored byte for byte, and the file says who sent it."""
+    assert call(STORESCU, node, CT).returncode == 0
+    (kept,) = node.kept()
+    with kept.open("rb") as stream:
+        found = header(stream, instance_id=kept.stem, location="", node_id="")
+    assert (found.calling_ae, found.called_ae, found.address) == ("MODALITY", "DICOMNODE", "127.0.0.1")
+    sent, stored = pydicom.dcmread(CT), pydicom.dcmread(kept)
+    assert (stored.PixelData, stored.PatientName) == (sent.PixelData, sent.PatientName)
+    assert node.leftovers() == []
+
+
+def test_bytes_of_a_stored_file_are_sent_unchanged(node: Node, tmp_path: Path) -> None:
+    """A sender that does not re-encode: the SHA-256 of the data set is the same on both ends."""
+    assoc = associate(node)
+    source = tmp_path / "source.dcm"
+    source.write_bytes(CT.read_bytes())
+    try:
+        primitive = _store_request(source)
+        assoc._reactor_checkpoint.clear()
+        wait_for(lambda: assoc._is_paused)
+        assoc.dimse.send_msg(primitive, 1)
+        _, response = assoc.dimse.get_msg(block=True)
+        assoc._reactor_checkpoint.set()
+        assert response.Status == dimse.SUCCESS
+    finally:
+        assoc.release()
+    (kept,) = node.kept()
+    assert hashlib.sha256(data_set(kept)).digest() == hashlib.sha256(data_set(source)).digest()
+
+
+def _store_request(path: Path, sop_class: str = "", sop_instance: str = "", raw: bytes | None = None) -> Any:
+    from pynetdicom.dimse_primitives import C_STORE
+
+    meta = pydicom.dcmread(path, stop_before_pixels=True)
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID = UID(sop_class or meta.SOPClassUID)
+    request.AffectedSOPInstanceUID = UID(sop_instance or meta.SOPInstanceUID)
+    request.DataSet = io.BytesIO(data_set(path) if raw is None else raw)
+    return request
+
+
+def _store(node: Node, request: Any, *classes: str) -> int:
+    """Send one C-STORE as it is and give the status."""
+    assoc = associate(node, *classes)
+    try:
+        assoc._reactor_checkpoint.clear()
+        wait_for(lambda: assoc._is_paused)
+        assoc.dimse.send_msg(request, 1)
+        _, response = assoc.dimse.get_msg(block=True)
+        assoc._reactor_checkpoint.set()
+        return int(response.Status)
+    finally:
+        assoc.release()
+        node.quiet()
+
+
+SAMPLES = sorted(
+    path for path in FILES.glob("*.dcm")
+    if path.stem in {
+        "CT_small", "JPEG2000", "JPEG-lossy", "JPEG-LL", "JPEGLSNearLossless_08", "JPGLosslessP14SV1_1s_1f_8b", "MR_small_RLE",
+        "MR_small_bigendian", "MR_small_implicit", "MR_small_jpeg_ls_lossless", "MR_small_jp2klossless", "SC_rgb_rle_32bit",
+        "image_dfl", "693_J2KI", "693_J2KR", "SC_rgb_jpeg_dcmtk", "SC_rgb_dcmtk_+eb+cr", "HTJ2K_08_RGB", "HTJ2KLossless_08_RGB",
+        "JPGExtended", "examples_jpeg2k", "rtdose_rle", "reportsi", "waveform_ecg",
+    }
+)
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_transfer_syntax(node: Node, path: Path) -> None:
+    """Every transfer syntax that the node decodes is taken as the sender has it, without a byte changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        meta = pydicom.dcmread(path, stop_before_pixels=True)
+        syntax = str(meta.file_meta.TransferSyntaxUID)
+        assoc = associate(node, str(meta.SOPClassUID), syntaxes=(syntax,))
+        try:
+            request = _store_request(path)
+            assoc._reactor_checkpoint.clear()
+            wait_for(lambda: assoc._is_paused)
+            assoc.dimse.send_msg(request, 1)
+            _, response = assoc.dimse.get_msg(block=True)
+            assoc._reactor_checkpoint.set()
+        finally:
+            assoc.release()
+    assert response.Status == dimse.SUCCESS
+    (kept,) = node.kept()
+    assert data_set(kept) == data_set(path)
+    with kept.open("rb") as stream:
+        assert header(stream, instance_id="", location="", node_id="").transfer_syntax_uid == syntax
+
+
+def test_syntax_samples(node: Node, shared_data: Path) -> None:
+    """Every sample of the collection whose context we accept is taken by dcmsend, one association each."""
+    refused = {}
+    paths = sorted(path for path in (shared_data / "dicom" / "syntaxes").rglob("*") if path.suffix.lower() == ".dcm")
+    good = []
+    for path in paths:
+        with path.open("rb") as stream:
+            try:
+                found = header(stream, instance_id="", location="", node_id="")
+            except Exception:  # noqa: BLE001, S112 - not every sample is a data set
+                continue
+            stream.seek(128)
+            ours = contexts.answer(found.sop_class_uid, [[found.transfer_syntax_uid]])
+            if stream.read(4) != b"DICM" or path.stat().st_size > 20_000_000 or found.transfer_syntax_uid not in ours:
+                continue
+        good.append(path)
+        answer = call(DCMSEND, node, path, options=("--decompress-never",))
+        if answer.returncode or "with status SUCCESS  : 1" not in answer.stdout + answer.stderr:
+            refused[path.name] = (answer.stdout + answer.stderr)[-600:]
+    assert good
+    # DCMTK itself does not read or send some of them; what it sent, we took.
+    ours_refused = {name: text for name, text in refused.items() if "C-STORE Response" in text}
+    assert ours_refused == {}
+    assert len(node.kept()) == len(good) - len(refused)
+
+
+def test_duplicates_are_taken_every_time(node: Node) -> None:
+    """A storm of the same instance from four senders is answered success each time, and each file is whole."""
+    with_repeat = ("--repeat", "10")
+    answers: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(call(STORESCU, node, CT, options=with_repeat))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.returncode for answer in answers] == [0] * 4
+    assert len(node.kept()) == 40
+    assert {path.stat().st_size for path in node.kept()} == {node.kept()[0].stat().st_size}
+    assert len({hashlib.sha256(data_set(path)).hexdigest() for path in node.kept()}) == 1
+
+
+# -- what is refused
+def test_mismatch(node: Node) -> None:
+    """A data set of another SOP Instance, or another SOP Class, than the command says is answered 0xA900."""
+    assert _store(node, _store_request(CT, sop_instance="1.2.3")) == dimse.DATASET_MISMATCH
+    assert _store(node, _store_request(MR, sop_class=CT_CLASS)) == dimse.DATASET_MISMATCH
+    assert node.kept() == node.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\x00", b"rubbish rubbish", data_set(CT)[:60], b"\xff" * 4096], ids=["nul", "text", "cut", "ones"],
+)
+def test_unreadable(node: Node, raw: bytes) -> None:
+    """What cannot be read up to SOP Instance UID is answered 0xC000."""
+    assert _store(node, _store_request(CT, raw=raw)) == dimse.CANNOT_UNDERSTAND
+    assert node.kept() == node.leftovers() == []
+
+
+def test_damage_further_in_is_taken(node: Node) -> None:
+    """A data set that is broken behind SOP Instance UID is acknowledged: it is set aside later, in sight."""
+    assert _store(node, _store_request(CT, raw=data_set(CT)[:400])) == dimse.SUCCESS
+    assert [len(data_set(path)) for path in node.kept()] == [400]
+
+
+def test_malformed_samples(node: Node, shared_data: Path) -> None:
+    """No malformed file stops the acceptor; each is answered, and what is refused leaves nothing."""
+    outcomes = []
+    for path in sorted((shared_data / "dicom" / "malformed").rglob("*")):
+        if path.is_file() and path.stat().st_size < 5_000_000:
+            raw = path.read_bytes()
+            outcomes.append(_store(node, _store_request(CT, raw=raw[132:] if raw[128:132] == b"DICM" else raw or b"\0")))
+    assert set(outcomes) <= {dimse.CANNOT_UNDERSTAND, dimse.DATASET_MISMATCH, dimse.SUCCESS}
+    assert len(node.kept()) == outcomes.count(dimse.SUCCESS)
+    assert node.leftovers() == []
+    assert run(ECHOSCU, "-aet", "MODALITY", "-aec", "DICOMNODE", "127.0.0.1", node.port).returncode == 0
+
+
+def test_reserve(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below reserve_bytes an instance is answered 0xA700 and nothing is kept; with room again it is taken."""
+    monkeypatch.setattr(node.spool, "free_bytes", lambda: 9)
+    object.__setattr__(node.settings.scp, "reserve_bytes", 10)
+    assert _store(node, _store_request(CT)) == dimse.OUT_OF_RESOURCES
+    assert node.kept() == node.leftovers() == []
+    monkeypatch.setattr(node.spool, "free_bytes", lambda: 10)
+    assert _store(node, _store_request(CT)) == dimse.SUCCESS
+
+
+def test_disk_fills_while_receiving(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENOSPC in the middle of a data set is answered 0xA700, not an abort, and leaves nothing."""
+    import errno
+
+    from dicomnode.scp import receive
+
+    real = receive.os.fdopen
+
+    class Full(io.RawIOBase):
+        def __init__(self, file: Any) -> None:
+            self.file, self.left = file, 10_000
+
+        def write(self, data: Any) -> int:
+            self.left -= len(data)
+            if self.left < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+        def close(self) -> None:
+            self.file.close()
+
+    monkeypatch.setattr(receive.os, "fdopen", lambda *args, **kwargs: Full(real(*args, **kwargs)))
+    assert _store(node, _store_request(CT)) == dimse.OUT_OF_RESOURCES
+    assert node.kept() == node.leftovers() == []
+
+
+def test_commit_fails(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the spool cannot make safe is not acknowledged; a defect is answered 0x0110 and leaves nothing."""
+    def broken(*_: object) -> str:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(node.spool, "commit", broken)
+    assert _store(node, _store_request(CT)) == dimse.PROCESSING_FAILURE
+    assert node.kept() == node.leftovers() == []
+
+
+def test_private_class_and_syntax_are_refused_by_context(node: Node) -> None:
+    """A SOP Class or transfer syntax that we do not know is refused in the negotiation, others beside it are taken."""
+    ae = AE(ae_title="MODALITY")
+    ae.add_requested_context("1.2.3.4.5", [contexts.EXPLICIT])
+    ae.add_requested_context(CT_CLASS, ["1.2.3.4.6"])
+    ae.add_requested_context("1.2.840.10008.5.1.4.1.1.4", [contexts.EXPLICIT])
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="DICOMNODE")
+    try:
+        assert [str(cx.abstract_syntax) for cx in assoc.accepted_contexts] == ["1.2.840.10008.5.1.4.1.1.4"]
+        assert {cx.result for cx in assoc.rejected_contexts} == {3, 4}
+    finally:
+        assoc.release()
+
+
+@pytest.mark.parametrize(
+    ("proposed", "expected"),
+    [
+        (["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"], "1.2.840.10008.1.2.1"),
+        (["1.2.840.10008.1.2"], "1.2.840.10008.1.2"),
+        (["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"], "1.2.840.10008.1.2.4.70"),
+        (["1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.1"], "1.2.840.10008.1.2.4.50"),
+        (["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50"], "1.2.840.10008.1.2.1"),
+        (["1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.50"], "1.2.840.10008.1.2.4.91"),
+    ],
+)
+def test_order_of_syntaxes(proposed: list[str], expected: str) -> None:
+    """Lossless compression first, lossy only as the sender prefers it, then Explicit VR, Implicit VR last."""
+    ours = contexts.answer(CT_CLASS, [proposed])
+    assert next(syntax for syntax in ours if syntax in proposed) == expected
+
+
+def test_every_storage_class(node: Node) -> None:
+    """Every Storage SOP Class of the standard is accepted, and pynetdicom has a service for each."""
+    from pynetdicom.service_class import ServiceClass
+    from pynetdicom.sop_class import uid_to_service_class
+
+    classes = sorted(contexts.storage_classes())
+    assert len(classes) > 190
+    assert [uid for uid in classes if uid_to_service_class(uid) is ServiceClass] == []
+    for start in range(0, len(classes), 128):
+        group = classes[start:start + 128]
+        assoc = associate(node, *group)
+        accepted = len(assoc.accepted_contexts)
+        assoc.release()
+        assert accepted == len(group)
+
+
+# -- what breaks off
+def _half_sent(node: Node) -> Any:
+    """An association that has sent a C-STORE command and half of its data set."""
+    assoc = associate(node)
+    assoc._reactor_checkpoint.clear()
+    wait_for(lambda: assoc._is_paused)
+    request = _store_request(CT)
+    from pynetdicom.dimse_messages import C_STORE_RQ
+
+    message = C_STORE_RQ()
+    message.primitive_to_message(request)
+    fragments = list(message.encode_msg(1, 16384))
+    for fragment in fragments[:-1]:
+        assert isinstance(fragment, P_DATA)
+        assoc.dul.send_pdu(fragment)
+    wait_for(node.leftovers, what="the data set is on its way")
+    return assoc
+
+
+def test_abort_in_the_middle(node: Node) -> None:
+    """A sender that aborts inside a data set leaves no file, and the next one is served."""
+    assoc = _half_sent(node)
+    assoc._reactor_checkpoint.set()
+    assoc.abort()
+    node.quiet()
+    assert node.kept() == node.leftovers() == []
+    assert call(STORESCU, node, CT).returncode == 0
+
+
+def test_cut_in_the_middle_of_a_pdu(node: Node) -> None:
+    """A connection that breaks inside a PDU leaves no file."""
+    assoc = _half_sent(node)
+    sock = assoc.dul.socket.socket
+    sock.sendall(bytes.fromhex("0400000010000000") + b"half")
+    sock.shutdown(socket.SHUT_RDWR)
+    assoc._reactor_checkpoint.set()
+    node.quiet()
+    assoc.abort()
+    assert node.kept() == node.leftovers() == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/1.0\r\n\r\n", bytes.fromhex("0100ffffffff") + b"x" * 10, bytes.fromhex("04000000000a") + b"\0" * 10,
+        b"\x01", b"",
+    ],
+    ids=["http", "endless", "early data", "one byte", "nothing"],
+)
+def test_rubbish_on_the_port(node: Node, raw: bytes) -> None:
+    """Whatever is sent to the port, the next sender is served and nothing is left."""
+    with socket.create_connection(("127.0.0.1", node.port), timeout=5) as sock:
+        sock.sendall(raw)
+        sock.shutdown(socket.SHUT_WR)
+        assert run(ECHOSCU, "-aet", "MODALITY", "-aec", "DICOMNODE", "127.0.0.1", node.port).returncode == 0
+    node.quiet()
+    assert node.leftovers() == []
+
+
+def test_pdu_longer_than_agreed_is_cut_off(node: Node) -> None:
+    """A P-DATA-TF that claims gigabytes ends the association at once, without memory for it."""
+    assoc = associate(node)
+    assoc.dul.socket.socket.sendall(bytes.fromhex("0400ffffff00"))
+    node.quiet()
+    assoc.abort()
+    assert node.leftovers() == []
+
+
+# -- the process
+def test_drain_lets_a_running_association_end(tmp_path: Path) -> None:
+    """Told to stop, the acceptor closes its port, lets the running association finish, and says so."""
+    config = settings(tmp_path, open_=True)
+    stop, codes = threading.Event(), []
+    thread = threading.Thread(target=lambda: codes.append(run_acceptor(config, stop)))
+    thread.start()
+    wait_for(lambda: listens(config.node.port), what="the acceptor listens")
+    node = Node(config, Spool(config.node.state_dir), Door(config, lambda: 1))
+    assoc = associate(node)
+    stop.set()
+    wait_for(lambda: not listens(config.node.port), what="the port is closed")
+    assert assoc.send_c_store(pydicom.dcmread(CT)).Status == dimse.SUCCESS
+    assoc.release()
+    thread.join(15)
+    assert codes == [0]
+    assert len(node.kept()) == 1
+
+
+def test_drain_aborts_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An association that does not end by itself is aborted, and its half data set is gone."""
+    monkeypatch.setattr("dicomnode.scp.acceptor.DRAIN_S", 0.3)
+    config = settings(tmp_path, open_=True)
+    stop = threading.Event()
+    thread = threading.Thread(target=run_acceptor, args=(config, stop))
+    thread.start()
+    wait_for(lambda: listens(config.node.port), what="the acceptor listens")
+    node = Node(config, Spool(config.node.state_dir), Door(config, lambda: 1))
+    assoc = _half_sent(node)
+    started = time.monotonic()
+    stop.set()
+    thread.join(15)
+    assert not thread.is_alive()
+    assert time.monotonic() - started < 10
+    assoc._reactor_checkpoint.set()
+    assoc.abort()
+    assert node.kept() == node.leftovers() == []
+
+
+def test_leftovers_of_a_dead_process_go_at_start(tmp_path: Path) -> None:
+    """What a killed acceptor left in tmp is deleted by the next one."""
+    config = settings(tmp_path)
+    spool = Spool(config.node.state_dir)
+    left = spool.root / "tmp" / "x.00000000-0000-0000-0000-000000000000.1.1.deadbeef.part"
+    left.write_bytes(b"half")
+    stop = threading.Event()
+    stop.set()
+    run_acceptor(config, stop, spool)
+    assert not left.exists()
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    """A port that is taken ends the start with an error that names it."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(BadSetting, match=f"127.0.0.1:{port}"):
+            run_acceptor(settings(tmp_path, port=port), threading.Event())
+
+
+def test_log_of_an_instance(node: Node) -> None:
+    """The log has one line for the instance and three for the association, with tokens for UIDs and no patient data."""
+    stream = io.StringIO()
+    log.configure(LogSettings(format="json"), "accept", b"k" * 32, stream=stream)
+    assert call(STORESCU, node, CT).returncode == 0
+    node.quiet()
+    lines = wait_for(lambda: [json.loads(line) for line in stream.getvalue().splitlines() if "released" in stream.getvalue()])
+    assert [line["event"] for line in lines] == ["association_accepted", "instance_committed", "association_released"]
+    assert lines[1]["sop_instance_uid"].startswith("uid-")
+    assert (lines[2]["received"], lines[2]["refused"]) == (1, 0)
+    ds = pydicom.dcmread(CT, stop_before_pixels=True)
+    assert not any(str(ds[key].value) in stream.getvalue() for key in ("PatientName", "PatientID", "SOPInstanceUID"))
+
+
+def test_peers_text_does_not_reach_the_log(node: Node) -> None:
+    """Control characters in an AE title do not come into the log."""
+    stream = io.StringIO()
+    log.configure(LogSettings(format="json"), "accept", b"k" * 32, stream=stream)
+    with socket.create_connection(("127.0.0.1", node.port), timeout=5) as sock:
+        sock.sendall(_request(b"DICOMNODE       ", b"EVIL\nLINE\x1b[2J    "))
+        sock.settimeout(5)
+        answer = sock.recv(10)
+    assert answer[:1] in (b"\x03", b"\x07")
+    node.quiet()
+    assert "EVIL" not in stream.getvalue()
+
+
+def _request(called: bytes, calling: bytes) -> bytes:
+    """An A-ASSOCIATE-RQ for Verification (PS3.8 Table 9-11)."""
+    def item(kind: int, value: bytes) -> bytes:
+        return bytes((kind, 0)) + len(value).to_bytes(2, "big") + value
+
+    context = bytes((1, 0, 0, 0)) + item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2")
+    user = item(0x51, (16384).to_bytes(4, "big")) + item(0x52, b"1.2.3")
+    body = b"\0\1\0\0" + called + calling + bytes(32)
+    body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, context) + item(0x50, user)
+    return b"\1\0" + len(body).to_bytes(4, "big") + body
+
+
+def test_memory_does_not_follow_the_instance(tmp_path: Path) -> None:
+    """An acceptor of its own process takes 160 MB without growing by a quarter of that."""
+    import sys
+
+    psutil = pytest.importorskip("psutil")
+    big = tmp_path / "big.dcm"
+    ds = pydicom.dcmread(CT)
+    ds.Rows, ds.Columns, ds.NumberOfFrames = 4000, 4000, 5
+    ds.PixelData = bytes(4000 * 4000 * 2 * 5)
+    ds.save_as(big)
+    port = free_port()
+    script = (
+        "import sys, threading; from pathlib import Path; from tests.integration.peers import settings;"
+        "from dicomnode.scp import run_acceptor;"
+        f"run_acceptor(settings(Path({str(tmp_path)!r}), port={port}, open_=True), threading.Event())"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    try:
+        wait_for(lambda: listens(port), what="the acceptor listens")
+        before = psutil.Process(child.pid).memory_info().rss
+        answer = run(STORESCU, "-aec", "DICOMNODE", "127.0.0.1", port, big, timeout_s=120)
+        assert answer.returncode == 0
+        after = psutil.Process(child.pid).memory_info().rss
+    finally:
+        child.kill()
+        child.wait()
+    assert after - before < 40 << 20
