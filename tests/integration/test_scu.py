@@ -1,0 +1,448 @@
+"""The sender against real and scripted peers: every answer has its outcome, nothing leaves twice or for the wrong peer."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from dicomnode import contexts, dimse, log
+from dicomnode.errors import AssociationRejected, AssociationRejectedTransient, PeerUnavailable
+from dicomnode.queue import NewOutput, Summary
+from dicomnode.queue.owner import this_process
+from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.records import Instance, Verdict
+from dicomnode.scu import echo, run_sender, send_files
+from dicomnode.scu.link import Link
+from dicomnode.settings import LogSettings, Peer, Settings
+from dicomnode.spool import Spool, new_id
+from tests.integration.peers import Scripted, free_port, orthanc, settings, storescp, wait_for
+
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+CT, MR, J2K = FILES / "CT_small.dcm", FILES / "MR_small.dcm", FILES / "JPEG2000.dcm"
+CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+TAKES_CT = {CT_CLASS: (contexts.EXPLICIT,), contexts.VERIFICATION: (contexts.IMPLICIT,)}
+
+
+def inside(port: int) -> Peer:
+    """An inside peer on loopback."""
+    return Peer(ae_title="PEER", host="127.0.0.1", port=port, trust="inside")
+
+
+class Sending:
+    """A spool and queue with deliveries, and a sender that can be run on them."""
+
+    def __init__(self, root: Path, peers: dict[str, Peer], **send: Any) -> None:
+        self.settings: Settings = settings(root, peers=peers, send=send)
+        self.spool = Spool(self.settings.node.state_dir)
+        self.queue = SqliteQueue(self.spool.queue_path)
+        self.owner = this_process()
+        self.lines = io.StringIO()
+        log.configure(LogSettings(format="json"), "send", b"k" * 32, stream=self.lines)
+
+    def add(self, source: Path, *destinations: str, identity: str = "kept", uid: str = "") -> str:
+        """Make a done instance whose output is a copy of ``source``; gives the output's UID."""
+        ds = pydicom.dcmread(source)
+        uid = uid or pydicom.uid.generate_uid()
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
+        location = self.spool.put(uid, ds.save_as)
+        now = datetime.now(UTC)
+        instance = Instance(
+            new_id(now), str(ds.SOPClassUID), uid, "1.2", "1.3", "1.2.840.10008.1.2.1", "CT", "A", "B", "", now,
+            "incoming/2026112017/x.dcm", 1, uid,
+        )
+        self.queue.add(instance)
+        claim = self.queue.claim(self.owner, now)
+        assert claim is not None
+        output = NewOutput(
+            "sr", str(ds.SOPClassUID), uid, str(ds.file_meta.TransferSyntaxUID), identity, location, destinations,  # type: ignore[arg-type]
+        )
+        summary = Summary("other", 1.0, "all", "", "", 0.0, False, 0, "", {})
+        self.queue.finish(claim, self.owner, summary, [output], [], now)
+        return uid
+
+    def states(self) -> list[str]:
+        """State of every delivery, in order."""
+        return [str(delivery["state"]) for row in self.queue.rows() for delivery in row["deliveries"]]  # type: ignore[attr-defined]
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        """Every delivery as `queue --json` shows it."""
+        return [delivery for row in self.queue.rows() for delivery in row["deliveries"]]  # type: ignore[attr-defined]
+
+    @contextmanager
+    def running(self) -> Iterator[Sending]:
+        """Run the sender for the length of a with block."""
+        stop = threading.Event()
+        thread = threading.Thread(target=run_sender, args=(self.settings, stop, self.spool, self.queue))
+        thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            thread.join(15)
+            assert not thread.is_alive()
+
+    def until(self, claim: Callable[[], Any], timeout_s: float = 15) -> Any:
+        """Run the sender until something holds."""
+        with self.running():
+            return wait_for(claim, timeout_s, what=f"states {self.states()}")
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of the log of one event."""
+        return [line for line in map(json.loads, self.lines.getvalue().splitlines()) if line["event"] == name]
+
+
+# -- real peers
+def test_storescp(tmp_path: Path) -> None:
+    """Outputs of several classes and syntaxes arrive at storescp over one association, byte for byte."""
+    with storescp(tmp_path / "archive") as (port, folder):
+        sending = Sending(tmp_path, {"pacs": inside(port)}, idle_s=5)
+        uids = [sending.add(path, "pacs") for path in (CT, MR, J2K, CT)]
+        sending.until(lambda: sending.states() == ["delivered"] * 4)
+    stored = {path.name.partition(".")[2]: pydicom.dcmread(path) for path in folder.iterdir()}
+    assert sorted(stored) == sorted(uids)
+    assert stored[uids[0]].PixelData == pydicom.dcmread(CT).PixelData
+    done = sending.events("delivery_done")
+    assert [line["destination"] for line in done] == ["pacs"] * 4
+    assert all(line["dimse_status"] == "0x0000" and line["result_uid"].startswith("uid-") for line in done)
+
+
+def test_orthanc(tmp_path: Path) -> None:
+    """Orthanc has every output in its study, and takes a repeat as delivered."""
+    with orthanc(tmp_path / "orthanc") as (port, http):
+        sending = Sending(tmp_path, {"pacs": inside(port)})
+        for path in (CT, MR, J2K):
+            sending.add(path, "pacs")
+        sending.until(lambda: sending.states() == ["delivered"] * 3, 30)
+        with urllib.request.urlopen(f"http://127.0.0.1:{http}/instances", timeout=10) as answer:
+            assert len(json.load(answer)) == 3
+        assert send_files([CT, CT], inside(port), "DICOMNODE") == [Verdict("delivered", status=0)] * 2
+
+
+def test_destination_comes_back(tmp_path: Path) -> None:
+    """While nobody listens deliveries wait unattempted and the destination is down, told once; then all arrive."""
+    port = free_port()
+    sending = Sending(tmp_path, {"pacs": inside(port)})
+    for _ in range(3):
+        sending.add(CT, "pacs")
+    with sending.running():
+        wait_for(lambda: sending.queue.destination_state("pacs")[0] == "down")
+        time.sleep(1)
+        assert [delivery["attempt"] for delivery in sending.deliveries()] == [0, 0, 0]
+        with storescp(tmp_path / "archive", port=port):
+            wait_for(lambda: sending.states() == ["delivered"] * 3, what=str(sending.states()))
+    assert (len(sending.events("destination_down")), len(sending.events("destination_up"))) == (1, 1)
+    assert [line["attempt"] for line in sending.events("delivery_done")] == [1, 1, 1]
+
+
+def test_one_destination_does_not_wait_for_another(tmp_path: Path) -> None:
+    """A destination that is down does not keep a delivery from one that is up."""
+    with storescp(tmp_path / "archive") as (port, _):
+        sending = Sending(tmp_path, {"dead": inside(free_port()), "pacs": inside(port)})
+        sending.add(CT, "dead", "pacs")
+        sending.until(lambda: sorted(sending.states()) == ["delivered", "ready"])
+
+
+# -- every class of answer
+@pytest.mark.parametrize(
+    ("status", "state", "reason"),
+    [
+        (dimse.SUCCESS, "delivered", ""),
+        (dimse.COERCION, "delivered", ""),
+        (dimse.WARNING_MISMATCH, "delivered", ""),
+        (dimse.DUPLICATE_SOP_INSTANCE, "delivered", ""),
+        (dimse.OUT_OF_RESOURCES, "deferred", "peer_out_of_resources"),
+        (dimse.RESOURCE_LIMITATION, "deferred", "peer_out_of_resources"),
+        (dimse.DATASET_MISMATCH, "hold", "refused_by_peer"),
+        (dimse.CANNOT_UNDERSTAND, "hold", "refused_by_peer"),
+        (dimse.SOP_CLASS_NOT_SUPPORTED, "hold", "refused_by_peer"),
+        (dimse.INVALID_SOP_INSTANCE, "hold", "refused_by_peer"),
+    ],
+)
+def test_status(tmp_path: Path, status: int, state: str, reason: str) -> None:
+    """Each class of status has its outcome."""
+    with Scripted(status=status).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)}, first_delay_s=60)
+        sending.add(CT, "pacs")
+        sending.until(lambda: sending.states() == [state])
+    (delivery,) = sending.deliveries()
+    assert (delivery["reason"] or "", peer.associations) == (reason, 1)
+
+
+def test_deferred_is_tried_again_and_told_once(tmp_path: Path) -> None:
+    """A peer without room is asked again with growing waits; the log says so once; with room the output arrives."""
+    with Scripted(status=dimse.OUT_OF_RESOURCES).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(CT, "pacs")
+        with sending.running():
+            wait_for(lambda: len(peer.stored) >= 3)
+            peer.status = dimse.SUCCESS
+            wait_for(lambda: sending.states() == ["delivered"])
+    assert len(sending.events("delivery_deferred")) == 1
+    assert sending.events("delivery_done")[0]["attempt"] == len(peer.stored)
+
+
+def test_not_authorised_blocks(tmp_path: Path) -> None:
+    """0x0124 stops the lane: the destination is blocked, its deliveries stay ready."""
+    with Scripted(status=dimse.NOT_AUTHORISED).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(CT, "pacs")
+        sending.add(CT, "pacs")
+        with sending.running():
+            wait_for(lambda: sending.queue.destination_state("pacs")[0] == "blocked")
+            time.sleep(0.7)
+    assert (sending.states(), len(peer.stored)) == (["ready", "ready"], 1)
+    assert len(sending.events("destination_blocked")) == 1
+
+
+@pytest.mark.parametrize(("result", "state", "delivery"), [(1, "blocked", "ready"), (2, "up", "deferred")])
+def test_rejected_association(tmp_path: Path, result: int, state: str, delivery: str) -> None:
+    """An association rejected for good blocks the destination; one rejected for now defers the delivery."""
+    def reject(event: Any) -> None:
+        event.assoc.acse.send_reject(result, 0x01, 0x01)
+        event.assoc.kill()
+
+    with Scripted(on_request=reject).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)}, first_delay_s=60, probe_s=60)
+        sending.add(CT, "pacs")
+        sending.add(CT, "pacs")
+        sending.until(lambda: sending.queue.destination_state("pacs")[0] == state and delivery in sending.states())
+        assert sorted(sending.states()) == sorted(["ready", delivery])
+        assert peer.associations == 1
+
+
+def test_abort_instead_of_an_answer(tmp_path: Path) -> None:
+    """A peer that aborts inside a C-STORE leaves the outcome unknown: deferred, repeated on a new association, delivered."""
+    def abort_first(event: Any) -> None:
+        if len(peer.stored) == 1:
+            event.assoc.abort()
+
+    peer = Scripted(on_store=abort_first)
+    with peer.running(TAKES_CT):
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        uid = sending.add(CT, "pacs")
+        sending.until(lambda: sending.states() == ["delivered"])
+    assert sending.events("delivery_deferred")[0]["reason"] == "no_status"
+    assert (peer.stored, peer.associations) == ([uid, uid], 2)
+
+
+def test_no_answer_in_time(tmp_path: Path) -> None:
+    """A peer that does not answer in time is aborted, the delivery deferred, and the association never used again."""
+    def sleep_first(_: Any) -> None:
+        if len(peer.stored) == 1:
+            time.sleep(2)
+
+    peer = Scripted(on_store=sleep_first)
+    with peer.running(TAKES_CT):
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)}, timeout_s=0.5)
+        sending.add(CT, "pacs")
+        sending.until(lambda: sending.states() == ["delivered"])
+    assert sending.events("delivery_deferred")[0]["reason"] == "no_status"
+    assert peer.associations >= 2
+
+
+# -- contexts and associations
+def test_no_context(tmp_path: Path) -> None:
+    """What the peer takes in no context goes on hold; what it takes leaves beside it."""
+    with Scripted().running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(MR, "pacs")
+        sending.add(CT, "pacs")
+        sending.until(lambda: sending.states() == ["hold", "delivered"])
+    assert sending.deliveries()[0]["reason"] == "no_presentation_context"
+
+
+def test_no_context_at_all(tmp_path: Path) -> None:
+    """A peer that takes nothing of ours is up: the delivery is on hold, the destination is not down."""
+    with Scripted().running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(MR, "pacs")
+        sending.until(lambda: sending.states() == ["hold"])
+    assert sending.queue.destination_state("pacs")[0] == "up"
+
+
+def test_association_is_reused_and_let_go(tmp_path: Path) -> None:
+    """Deliveries that follow each other share an association; an idle one is released, a new context opens a new one."""
+    takes = TAKES_CT | {"1.2.840.10008.5.1.4.1.1.4": (contexts.EXPLICIT,)}
+    with Scripted().running(takes) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)}, idle_s=1)
+        with sending.running():
+            for count in range(1, 4):
+                sending.add(CT, "pacs")
+                wait_for(lambda count=count: sending.states().count("delivered") == count)
+            assert peer.associations == 1
+            sending.add(MR, "pacs")
+            wait_for(lambda: sending.states().count("delivered") == 4)
+            assert peer.associations == 2
+            time.sleep(1.5)
+            sending.add(CT, "pacs")
+            wait_for(lambda: sending.states().count("delivered") == 5)
+            assert peer.associations == 3
+
+
+def test_probe_of_a_peer_without_verification(tmp_path: Path) -> None:
+    """A peer that takes associations and no C-ECHO is up."""
+    port = free_port()
+    sending = Sending(tmp_path, {"pacs": inside(port)})
+    sending.add(CT, "pacs")
+    with sending.running():
+        wait_for(lambda: sending.queue.destination_state("pacs")[0] == "down")
+        with Scripted(port=port).running({CT_CLASS: (contexts.EXPLICIT,)}):
+            wait_for(lambda: sending.states() == ["delivered"])
+
+
+# -- what must not leave
+@pytest.mark.parametrize(
+    ("name", "identity", "state"),
+    [("outside", "kept", "hold"), ("outside", "removed", "delivered"), ("nobody", "removed", "hold")],
+)
+def test_release_check(tmp_path: Path, name: str, identity: str, state: str) -> None:
+    """Nothing that keeps identity leaves for an outside peer, nothing at all for a peer that is not configured."""
+    with Scripted().running(TAKES_CT) as peer:
+        outside = Peer(ae_title="PEER", host="127.0.0.1", port=peer.port)
+        sending = Sending(tmp_path, {"outside": outside})
+        sending.add(CT, name, identity=identity)
+        sending.until(lambda: sending.states() == [state])
+        assert len(peer.stored) == (state == "delivered")
+        assert peer.associations == (state == "delivered")
+
+
+def test_file_missing(tmp_path: Path) -> None:
+    """A delivery whose file is gone is on hold, and the next one leaves."""
+    with Scripted().running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        uid = sending.add(CT, "pacs")
+        sending.add(CT, "pacs")
+        (sending.spool.root / "outgoing" / f"{uid}.dcm").unlink()
+        sending.until(lambda: sending.states() == ["hold", "delivered"])
+    assert sending.deliveries()[0]["reason"] == "file_missing"
+
+
+def test_file_that_is_none(tmp_path: Path) -> None:
+    """A delivery whose file cannot be read as DICOM is on hold and does not stand before the next one."""
+    with Scripted().running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        uid = sending.add(CT, "pacs")
+        sending.add(CT, "pacs")
+        (sending.spool.root / "outgoing" / f"{uid}.dcm").write_bytes(b"nothing" * 100)
+        sending.until(lambda: sending.states() == ["hold", "delivered"])
+    assert sending.deliveries()[0]["reason"] == "undecodable"
+
+
+# -- the lane
+def test_lane_survives_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody foresaw defers the delivery in hand, is logged, and the lane goes on."""
+    real, calls = Link.send, []
+
+    def broken(self: Link, path: Path, size_bytes: int = 0) -> Verdict:
+        calls.append(path)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return real(self, path, size_bytes)
+
+    monkeypatch.setattr(Link, "send", broken)
+    with Scripted().running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(CT, "pacs")
+        sending.add(CT, "pacs")
+        sending.until(lambda: sending.states() == ["delivered"] * 2)
+    assert sending.events("defect")[0]["error_type"] == "ZeroDivisionError"
+
+
+def test_drain(tmp_path: Path) -> None:
+    """Told to stop, the lane finishes the C-STORE in hand and gives the others back untried."""
+    begun = threading.Event()
+
+    def slowly(_: Any) -> None:
+        begun.set()
+        time.sleep(0.5)
+
+    with Scripted(on_store=slowly).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        for _ in range(5):
+            sending.add(CT, "pacs")
+        with sending.running():
+            assert begun.wait(10)
+    assert sending.states() == ["delivered"] + ["ready"] * 4
+    assert [delivery["attempt"] for delivery in sending.deliveries()] == [1, 0, 0, 0, 0]
+
+
+# -- the client of the commands
+def test_echo_reports_what_is_taken(tmp_path: Path) -> None:
+    """The report names the SR classes and transfer syntaxes that the peer accepts, and no other."""
+    takes = {
+        "1.2.840.10008.5.1.4.1.1.88.33": (contexts.IMPLICIT,), CT_CLASS: (contexts.EXPLICIT,),
+        contexts.VERIFICATION: (contexts.IMPLICIT,),
+    }
+    with Scripted().running(takes) as peer:
+        report = echo("DICOMNODE", inside(peer.port), 5)
+    assert report.echo
+    assert report.sr_classes == ("comprehensive",)
+    assert report.accepted[CT_CLASS] == (contexts.EXPLICIT,)
+    assert sum(map(len, report.accepted.values())) == 2
+
+
+@pytest.mark.parametrize(("result", "error"), [(1, AssociationRejected), (2, AssociationRejectedTransient)])
+def test_echo_raises(result: int, error: type[Exception]) -> None:
+    """A rejection is an error with the three numbers of the standard."""
+    def reject(event: Any) -> None:
+        event.assoc.acse.send_reject(result, 0x01, 0x01)
+        event.assoc.kill()
+
+    text = f"result {result}, source 1, reason 1"
+    with Scripted(on_request=reject).running(TAKES_CT) as peer, pytest.raises(error, match=text):
+        echo("DICOMNODE", inside(peer.port), 5)
+
+
+def test_nobody_there() -> None:
+    """A port that nobody listens on, and a host that has no address, are an unavailable peer."""
+    for host, port in (("127.0.0.1", free_port()), ("no-such-host.invalid", 104)):
+        with pytest.raises(PeerUnavailable):
+            echo("DICOMNODE", Peer(ae_title="PEER", host=host, port=port), 2)
+
+
+def test_silent_peer_costs_one_timeout() -> None:
+    """A peer that takes the connection and says nothing is unavailable after the timeout."""
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        with pytest.raises(PeerUnavailable):
+            echo("DICOMNODE", inside(silent.getsockname()[1]), 0.5)
+        assert time.monotonic() - started < 5
+
+
+def test_send_files(tmp_path: Path) -> None:
+    """Each file has its verdict, in order, also what is no DICOM file and what the peer does not take."""
+    with Scripted().running(TAKES_CT) as peer:
+        told: list[Path] = []
+        text = tmp_path / "text.dcm"
+        text.write_text("no DICOM")
+        verdicts = send_files([CT, text, MR, CT], inside(peer.port), "DICOMNODE", progress=lambda path, _: told.append(path))
+    assert [verdict.outcome for verdict in verdicts] == ["delivered", "refused", "refused", "delivered"]
+    assert [verdict.reason for verdict in verdicts] == ["", "undecodable", "no_presentation_context", ""]
+    assert set(told) == {CT, text, MR}
+
+
+def test_no_threads_are_left(tmp_path: Path) -> None:
+    """Many associations, good and bad, leave no thread behind."""
+    before = threading.active_count()
+    with Scripted().running(TAKES_CT) as peer:
+        for _ in range(5):
+            echo("DICOMNODE", inside(peer.port), 5)
+            send_files([CT], inside(peer.port), "DICOMNODE")
+        with pytest.raises(PeerUnavailable):
+            echo("DICOMNODE", inside(free_port()), 1)
+    wait_for(lambda: threading.active_count() <= before, 10, "threads have ended")
