@@ -213,6 +213,15 @@ class Queue(Protocol):
         """Record the state of a destination; True when it changed."""
         ...
 
+    # -- both
+    def let_go(self, owner: Owner, destination: str | None = None) -> int:
+        """Give back what this owner still holds, uncounted, and give how many rows: instances, or with ``destination`` the
+        deliveries to it.
+
+        For a process that lives on after the queue failed it while it ended a claim: nobody else takes a row from the living.
+        """
+        ...
+
     # -- keeping (keeper)
     def reclaim(self, alive: Callable[[Owner], bool]) -> tuple[Reclaimed, ...]:
         """Take back rows of owners that are not alive; the third death on one instance is quarantine, on one delivery hold.

@@ -1,8 +1,8 @@
 """The SQLite file below the queue: opening, versions, transactions; the table of errors is here, the questions are not.
 
-**Way** `Database` opens ``queue.sqlite`` in WAL mode with synchronous FULL and brings its schema forward: version 1 is
-``schema.sql``, each later one ``migrations/<NNN>.sql``, all in one transaction under the write lock, so that of processes
-that start together one migrates and the others wait. The version stands in ``PRAGMA user_version``.
+**Way** `Database` opens ``queue.sqlite`` in WAL mode with synchronous FULL, NORMAL for claims, and brings its schema
+forward: version 1 is ``schema.sql``, each later one ``migrations/<NNN>.sql``, all in one transaction under the write lock,
+so that of processes that start together one migrates and the others wait. The version stands in ``PRAGMA user_version``.
 
 **Fails** `QueueUnavailable` when the file is locked or cannot be reached, `QueueDamaged` when it is no sound database,
 `SpoolFull` when the disk is, `BadSetting` when newer software wrote it. What breaks a constraint is a defect and goes through.
@@ -125,9 +125,17 @@ class Database:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Hold the write lock; commit at the end, or leave everything as it was."""
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Hold the write lock; commit at the end, or leave everything as it was.
+
+        Parameters
+        ----------
+        durable
+            False where a cut of power may undo the change without harm, which saves the fsync: a claim that was never
+            taken is free again. A killed process undoes nothing either way.
+        """
         with self._lock, _told(self.path):
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

@@ -50,7 +50,7 @@ class Deliveries(Database):
         values = {"destination": destination, "now": to_db(now), "limit": limit}
         if not self._all(_DUE, values):  # without the write lock: idle lanes ask often
             return ()
-        with self._transaction() as connection:
+        with self._transaction(durable=False) as connection:
             rows = connection.execute(_DUE, values).fetchall()
             connection.executemany(
                 "UPDATE deliveries SET state = 'active', owner = ?, attempt = attempt + 1, due_at = NULL, since = ? "

@@ -10,7 +10,7 @@ from typing import Literal
 
 from dicomnode.errors import DiedThrice
 from dicomnode.queue import Owner, Reclaimed
-from dicomnode.queue.database import Database, owner_of, to_db
+from dicomnode.queue.database import Database, owner_of, owner_text, to_db
 
 #: The death that sets a row aside.
 LAST_DEATH = 3
@@ -82,6 +82,18 @@ class Keeping(Database):
                 taken += _give_back(connection, "instance", owner, "waiting", "quarantine")
                 taken += _give_back(connection, "delivery", owner, "ready", "hold")
         return tuple(taken)
+
+    def let_go(self, owner: Owner, destination: str | None = None) -> int:
+        """Give back what this owner still holds, uncounted."""
+        values = {"owner": owner_text(owner), "destination": destination}
+        sql = """
+            UPDATE instances SET state = 'waiting', owner = NULL, attempt = attempt - 1 WHERE owner = :owner
+        """ if destination is None else """
+            UPDATE deliveries SET state = 'ready', owner = NULL, attempt = attempt - 1
+            WHERE owner = :owner AND destination = :destination
+        """
+        with self._transaction() as connection:
+            return connection.execute(sql, values).rowcount
 
     def removable(self, before: datetime) -> tuple[tuple[str, str], ...]:
         """(kind, location) of files whose rows ended before ``before``."""

@@ -125,7 +125,7 @@ class Work(Database):
         # Asked first without the write lock: idle workers ask several times a second.
         if not self._all(_NEXT, (to_db(now),)):
             return None
-        with self._transaction() as connection:
+        with self._transaction(durable=False) as connection:
             row = connection.execute(_NEXT, (to_db(now),)).fetchone()
             if row is None:
                 return None

@@ -357,6 +357,22 @@ class QueueContract:
         assert deliveries_of(queue, instance(1)) == [("sr", "pacs", "hold")]
         assert deliveries_of(queue, instance(2)) == [("sr", "pacs", "ready")]
 
+    def test_a_living_process_can_let_go_of_what_it_could_not_end(self, queue: Queue) -> None:
+        """Its own rows only, of one destination only, and neither try nor death is counted."""
+        for number in (1, 2):
+            worked(queue, instance(number), [output(number, ("pacs", "lab"))])
+        queue.claim_deliveries("pacs", ME, 1, NOW)
+        queue.claim_deliveries("pacs", OTHER, 1, NOW)
+        queue.claim_deliveries("lab", ME, 1, NOW)
+        assert queue.let_go(ME, "pacs") == 1
+        assert [(one.instance_id, one.attempt) for one in queue.claim_deliveries("pacs", OTHER, 9, NOW)] == [
+            (instance(1).instance_id, 1),
+        ]
+        queue.add(instance(3))
+        claim = claimed(queue)
+        assert (queue.let_go(OTHER), queue.let_go(ME)) == (0, 1)
+        assert claimed(queue, OTHER).attempt == claim.attempt == 1
+
     # -- keeping
     def test_files_are_removable_when_all_is_delivered_and_their_time_is_over(self, queue: Queue) -> None:
         """A source waits for every delivery, a result for every destination; a note that they are gone ends it."""

@@ -136,6 +136,19 @@ def test_the_file_is_safe_and_closed_to_others(queue: SqliteQueue, path: Path) -
     assert stat.S_IMODE(path.with_name("queue.sqlite-wal").stat().st_mode) & 0o137 == 0
 
 
+def test_every_change_but_a_claim_is_on_disk_when_it_returns(queue: SqliteQueue) -> None:
+    """A claim that a cut of power undoes is free again; an end of a claim that it undid would be work lost."""
+
+    def level() -> object:
+        return queue._connection.execute("PRAGMA synchronous").fetchone()[0]
+
+    queue.add(instance())
+    claim = claimed(queue)
+    assert level() == 1
+    queue.finish(claim, ME, SUMMARY, [output()], [], NOW)
+    assert level() == 2
+
+
 def test_a_second_process_sees_what_the_first_one_wrote(queue: SqliteQueue, path: Path) -> None:
     """Opening again changes nothing."""
     worked(queue, instance(), [output()])

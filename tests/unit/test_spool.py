@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -159,6 +161,40 @@ def test_commit_survives_that_the_empty_folder_of_its_hour_is_removed(spool: Spo
     spool.path(location).parent.rmdir()
     assert spool.commit(received(spool), ID) == location
     assert read(spool, location) == b"image"
+
+
+_ACCEPTOR = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from dicomnode.spool import Spool, new_id
+spool = Spool(Path(sys.argv[1]))
+while True:
+    instance_id = new_id(datetime.now(UTC))
+    tmp = spool.temporary(instance_id)
+    tmp.write_bytes(instance_id.encode() * 1000)
+    spool.commit(tmp, instance_id)
+    print(instance_id, flush=True)
+"""
+
+
+def test_what_a_killed_process_acknowledged_is_there_and_whole(spool: Spool) -> None:
+    """Five acceptors are killed at any moment; each acknowledged file stands, and the leftovers go at the next sweep."""
+    acknowledged: list[str] = []
+    for round_ in range(5):
+        command = [sys.executable, "-c", _ACCEPTOR, str(spool.state_dir)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            acknowledged += [process.stdout.readline().strip() for _ in range(20 + round_)]
+            process.kill()
+            acknowledged += process.stdout.read().split()
+    kept = {one.instance_id: one.location for one in spool.incoming()}
+    assert set(acknowledged) <= set(kept)
+    assert len(kept) - len(acknowledged) <= 5
+    for instance_id, location in kept.items():
+        assert read(spool, location) == instance_id.encode() * 1000
+    spool.sweep(timedelta(hours=1), datetime.now(UTC))
+    assert list((spool.root / "tmp").iterdir()) == []
 
 
 # -- results
