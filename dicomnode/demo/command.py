@@ -120,7 +120,7 @@ def _show(console: Console, sent: list[samples.Sample], rows: Mapping[str, Row],
     table = Table(title="What came out (not for diagnostic use)", title_justify="left")
     for heading in ("instance", "body part", "model", "finding", "regions\nredacted", "delivered"):
         table.add_column(heading, justify="right" if heading.startswith("regions") else "left")
-    table.add_column(f"milliseconds\n{' · '.join(_STAGES)}", no_wrap=True)
+    table.add_column("milliseconds by stage")
     for sample in sent:
         row = rows.get(sample.sop_instance_uid)
         cells = _cells(row, found) if row else ["[red]not there[/]"]
@@ -133,12 +133,12 @@ def _cells(row: Row, found: Mapping[str, Path]) -> list[str]:
         return [f"[red]{row['state']}[/] {row['reason']}"]
     spent: Mapping[str, float] = row["stage_ms"]
     return [
-        f"{row['body_part']} {_percent(row['probability'])}",
+        f"{row['body_part']} {_percent(row['probability'])}" if row["probability"] else row["body_part"],
         row["model"] or "-",
         f"{row['finding']} {_percent(row['finding_probability'])}" if row["finding"] else "-",
         str(row["regions"]),
         "\n".join(_delivery(one, found) for one in row["deliveries"]),
-        " · ".join(f"{spent[name]:.0f}" if name in spent else "-" for name in _STAGES),
+        ", ".join(f"{name} {spent[name]:.0f}" for name in _STAGES if spent.get(name, 0) >= 0.5),
     ]
 
 
