@@ -67,20 +67,31 @@ class TestContract(QueueContract):
 
 
 # -- the table of states
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """One instance and one delivery, whose states the tests set at will."""
+    opened = SqliteQueue(tmp_path_factory.mktemp("rows") / "queue.sqlite")
+    worked(opened, instance(), [output()])
+    yield opened._connection
+    opened.close()
+
+
 @pytest.mark.parametrize(("table", "old", "new"), PAIRS)
-def test_states_change_only_as_the_table_says(queue: SqliteQueue, table: str, old: str, new: str) -> None:
+def test_states_change_only_as_the_table_says(rows: sqlite3.Connection, table: str, old: str, new: str) -> None:
     """The database itself refuses every other change, whatever the code above it does."""
-    worked(queue, instance(), [output()])
-    connection = queue._connection
-    triggers = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (f"{table}_transition",)).fetchone()[0]
-    connection.execute(f"DROP TRIGGER {table}_transition")
-    _set(connection, table, old)
-    connection.execute(triggers)
-    if new in GOOD[table].get(old, set()):
-        _set(connection, table, new)
-    else:
-        with pytest.raises(sqlite3.IntegrityError, match="between these states"):
-            _set(connection, table, new)
+    rows.execute("BEGIN")
+    try:
+        trigger = rows.execute("SELECT sql FROM sqlite_master WHERE name = ?", (f"{table}_transition",)).fetchone()[0]
+        rows.execute(f"DROP TRIGGER {table}_transition")
+        _set(rows, table, old)
+        rows.execute(trigger)
+        if new in GOOD[table].get(old, set()):
+            _set(rows, table, new)
+        else:
+            with pytest.raises(sqlite3.IntegrityError, match="between these states"):
+                _set(rows, table, new)
+    finally:
+        rows.execute("ROLLBACK")
 
 
 def _set(connection: sqlite3.Connection, table: str, state: str) -> None:
