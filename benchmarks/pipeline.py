@@ -45,7 +45,8 @@ def measure(size: int, instances: int) -> dict[str, Any]:
             received = time.perf_counter() - started
             wait_for(lambda: len(list(archive.folder.iterdir())) >= 2 * instances, 3600, "all delivered", 0.02)
             delivered = time.perf_counter() - started
-            memory = {role: max(map(_peak_mb, node.pids(role)), default=0) for role in ("serve", "accept", "work", "send", "keep")}
+            roles = ("serve", "accept", "work", "send", "keep")
+            memory = {role: max(map(_peak_mb, node.pids(role)), default=0) for role in roles}
             rows = node.json("queue", "list")
     stages: dict[str, list[float]] = defaultdict(list)
     for row in rows:

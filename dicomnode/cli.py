@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from dicomnode import __version__
-from dicomnode.commands import check, echo, files, init, models, queue, roles
+from dicomnode.commands import check, echo, files, init, models, queue, redact, roles
 from dicomnode.commands.options import EXIT_CONFIG, EXIT_FAILURE
 from dicomnode.demo import demo
 from dicomnode.errors import ConfigError, DicomNodeError
@@ -33,7 +33,7 @@ app.add_typer(queue.app, name="queue")
 app.command()(echo.echo)
 app.command()(files.run)
 app.command()(files.route)
-app.command()(files.redact)
+app.command()(redact.redact)
 app.add_typer(models.train, name="train")
 app.add_typer(models.evaluate, name="evaluate")
 app.command()(demo)

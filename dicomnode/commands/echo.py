@@ -1,50 +1,46 @@
-"""``dicomnode echo``: asks a destination by C-ECHO, and what it takes.
-
-**Fails** Ends with 1 when the peer does not answer or rejects us; the reason goes to stderr.
-"""
+"""``dicomnode echo PEER``: reaches a configured peer and shows what it takes."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
-from pydicom.uid import UID
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, Config, Json, print_json
+from dicomnode.scu import EchoReport
+from dicomnode.scu import echo as ask
 from dicomnode.settings import load
 
 
 def echo(
-    peer: Annotated[str, typer.Argument(help="Name of a peer, as its file under peers/ is called.")],
+    peer: Annotated[str, typer.Argument(help="Name of a file under peers/, without .toml.")],
     config: Config = DEFAULT_CONFIG,
     json: Json = False,
 ) -> None:
-    """Ask a destination by C-ECHO; show which SR classes and images it takes."""
-    from dicomnode.scu import echo as ask  # noqa: PLC0415 - network code is loaded only when a peer is asked
-
+    """Send a C-ECHO to a peer and show which SR classes and images it accepts."""
     settings = load(config)
-    destination = settings.destination(peer)
-    report = ask(settings.node.ae_title, destination, settings.send.timeout_s)
+    report = ask(settings.node.ae_title, settings.destination(peer), settings.send.timeout_s)
     if json:
         print_json({
             "peer": peer, "echo": report.echo, "association_ms": report.association_ms, "echo_ms": report.echo_ms,
-            "sr_classes": report.sr_classes, "sr_class_taken": destination.sr_class in report.sr_classes,
-            "accepted": report.accepted,
+            "sr_classes": list(report.sr_classes), "accepted": {uid: list(known) for uid, known in report.accepted.items()},
         })
-        return
-    where = f"{destination.ae_title} at {destination.host}:{destination.port}"
-    answered = f"C-ECHO answered in {report.echo_ms} ms" if report.echo else "takes associations, but no C-ECHO"
-    typer.echo(f"{peer}: {where}: {answered} (association {report.association_ms} ms)")
-    table = Table(box=None, title_justify="left")
-    table.add_column("SOP Class")
-    table.add_column("transfer syntaxes that the peer takes")
-    for sop_class, syntaxes in report.accepted.items():
-        names = ", ".join(UID(syntax).name for syntax in syntaxes) or "[yellow]none[/]"
-        table.add_row(escape(UID(sop_class).name), names)
-    # A log or a pipe has no width: lines are not to be cut there.
-    Console(width=None if Console().is_terminal else 200).print(table)
-    if destination.sr_class not in report.sr_classes:
-        typer.echo(f"sr_class = \"{destination.sr_class}\" is not taken; it takes: {', '.join(report.sr_classes) or 'none'}")
+    else:
+        _show(peer, report, settings.destination(peer).sr_class)
+    raise typer.Exit(0 if report.echo or any(report.accepted.values()) else EXIT_FAILURE)
+
+
+def _show(peer: str, report: EchoReport, configured: str) -> None:
+    from pydicom.uid import UID  # noqa: PLC0415 - names only
+
+    console = Console()
+    answered = f"answered in {report.echo_ms} ms" if report.echo else "is not taken"
+    console.print(f"{peer}: association in {report.association_ms} ms, C-ECHO {answered}")
+    table = Table("SOP Class", "accepted transfer syntaxes")
+    for uid, syntaxes in report.accepted.items():
+        table.add_row(UID(uid).name, ", ".join(UID(one).name for one in syntaxes) or "none")
+    console.print(table)
+    if report.sr_classes and configured not in report.sr_classes:
+        console.print(f'sr_class = "{configured}" is not taken; set sr_class = "{report.sr_classes[0]}" in peers/{peer}.toml')

@@ -1,15 +1,13 @@
-"""``run``, ``route`` and ``redact``: the pipeline and its stages on files, without a network.
+"""``run`` and ``route``: the pipeline and its first stage on files, without a network.
 
 **Way** Each command goes through all files, says what became of each, and ends with 1 when one failed. Results of `run` are
 named by their own UIDs, because names of sources may hold names of people.
 
-**Limits** Without a state directory of a node the pseudonyms and UIDs of `redact` are made for one call only: two calls give
-one patient two tokens.
+**Limits** `run` uses the identity of the configured node, so its pseudonyms are those that the node sends.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
+from rich.console import Console
 from rich.progress import track
 
 from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, Config, Json, MaybeConfig, print_json, routes_of
@@ -26,7 +25,6 @@ from dicomnode.image import Image
 from dicomnode.kitting import build_kit, build_router, load_models
 from dicomnode.pipeline import Kit, process
 from dicomnode.records import Instance, OutputKind, Result, Route
-from dicomnode.redactor import Mode, Redactor
 from dicomnode.settings import Peer, WorkSettings, load
 from dicomnode.spool import Spool, new_id
 
@@ -59,9 +57,9 @@ def instance_of(stream: BinaryIO, node_id: str = "") -> Instance:
     return instance
 
 
-def _each(files: list[Path], work: Callable[[Path], None], *, label: str, quiet: bool) -> Iterator[tuple[Path, str]]:
+def each(files: list[Path], work: Callable[[Path], None], *, label: str, quiet: bool) -> Iterator[tuple[Path, str]]:
     """Work every file; gives those that failed with the code of their error."""
-    for file in track(files, description=label, disable=quiet, transient=True):
+    for file in track(files, description=label, disable=quiet, transient=True, console=Console(stderr=True)):
         try:
             work(file)
         except (DicomNodeError, OSError) as error:
@@ -92,7 +90,7 @@ def run(
         if json:
             print_json({"path": str(file), **_told(result), "outputs": written})
 
-    failed = list(_each(sources(src), work, label="working", quiet=json))
+    failed = list(each(sources(src), work, label="working", quiet=json))
     if not json:
         typer.echo(f"{len(sources(src)) - len(failed)} worked, {len(failed)} failed, {held} outputs held; results in {out}")
     raise typer.Exit(EXIT_FAILURE if failed or held else 0)
@@ -158,30 +156,5 @@ def route(
                        f", model {found.model or '-'}, to {', '.join(found.destinations) or '-'}")
 
     everything = [file for path in files for file in sources(path)]
-    failed = list(_each(everything, work, label="routing", quiet=True))
+    failed = list(each(everything, work, label="routing", quiet=True))
     raise typer.Exit(EXIT_FAILURE if failed else 0)
-
-
-def redact(
-    src: Annotated[Path, typer.Argument(help="DICOM file, or folder of them.")],
-    dst: Annotated[Path, typer.Argument(help="File, or folder that gets the same relative names.")],
-    mode: Annotated[Mode, typer.Option(help="strict: unknown text is identifying; header: header matches, dates, numbers.")] = "strict",
-    report: Annotated[Path | None, typer.Option(help="One JSON line a file: path and blanked regions, never the text.")] = None,
-    pixels_only: Annotated[bool, typer.Option("--pixels-only", help="Leave the header as it is; blank pixels only.")] = False,
-) -> None:
-    """Blank identifying text in the pixels; by default the header is cleared as well."""
-    redactor = Redactor(mode, pixels_only=pixels_only)
-    files = sources(src)
-    lines = io.StringIO()
-
-    def work(file: Path) -> None:
-        target = dst / file.relative_to(src) if src.is_dir() else dst
-        redactor.redact(file, target, lines)
-
-    failed = list(_each(files, work, label="redacting", quiet=False))
-    if report is not None:
-        report.write_text(lines.getvalue())
-    typer.echo(f"{len(files) - len(failed)} redacted, {len(failed)} held or failed (not written)", err=True)
-    raise typer.Exit(EXIT_FAILURE if failed else 0)
-
-

@@ -27,7 +27,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice."
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Cores to use.")]
 Device = Annotated[str, typer.Option("--device", help="torch device: cpu, cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint under --runs.")]
-ModelDir = Annotated[Path | None, typer.Option("--model", help="models/NAME/VERSION; default: the one that comes with the node.")]
+ModelDir = Annotated[Path | None, typer.Option("--model", help="models/NAME/VERSION; default: the node's own.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for evaluation.json and evaluation.md.")]
 Split = Annotated[str, typer.Option("--split", help="Split to measure: val while choosing, test once for the report.")]
 
@@ -40,7 +40,7 @@ def _need_torch() -> None:
 
 
 @train.command("router")
-def train_router(
+def train_router(  # noqa: PLR0917 - typer names them all
     manifest: Data, models: Models = Path("models"), runs: Runs = Path("runs/router"), model_version: Version = "1.0.0",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 44,
     width: Width = 0.5, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
@@ -57,7 +57,7 @@ def train_router(
 
 
 @train.command("findings")
-def train_findings(
+def train_findings(  # noqa: PLR0917
     manifest: Data, models: Models = Path("models"), runs: Runs = Path("runs/findings"), model_version: Version = "1.0.0",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 50,
     width: Width = 0.5, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
@@ -98,6 +98,7 @@ def evaluate_router(manifest: Data, model: ModelDir = None, out: Out = None, spl
 
 
 @evaluate.command("findings")
-def evaluate_findings(manifest: Data, model: ModelDir = None, out: Out = None, split: Split = "test", json: Json = False) -> None:
+def evaluate_findings(manifest: Data, model: ModelDir = None, out: Out = None, split: Split = "test", json: Json = False
+) -> None:
     """Figures of a findings model with bootstrap intervals."""
     _measure("pneumonia-pediatric", manifest, model, out, split, as_json=json)

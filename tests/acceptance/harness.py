@@ -53,7 +53,7 @@ class Node:
         options = [arg for peer in forward for arg in ("--forward", peer)]
         self.command("init", str(self.config), "--port", str(self.port), "--state-dir", str(self.state), *options, config=False)
         # Tests run beside others on a small disk: the watermark of a hospital would refuse them.
-        self.edit("node.toml", "bind = \"0.0.0.0\"", "bind = \"127.0.0.1\"")
+        self.edit("node.toml", 'bind = "0.0.0.0"', 'bind = "127.0.0.1"')
         if open_to_all:
             self.edit("node.toml", "open = false", "open = true")
 

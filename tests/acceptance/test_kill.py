@@ -75,7 +75,6 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     )
     node = Node(tmp_path, forward=(f"ARCHIVE@127.0.0.1:{archive_port}",))
     # After a kill the next try shall not wait as long as a hospital would.
-    node.append("node.toml", "")
     node.edit("node.toml", "first_delay_s = 30", "first_delay_s = 1")
     node.edit("node.toml", "probe_s = 30", "probe_s = 1")
     seed = int(os.environ.get("DICOMNODE_KILL_SEED", "1"))
@@ -83,7 +82,8 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     try:
         wait_for(lambda: listens(archive_port), 20, "storescp listens")
         with node.running():
-            senders = [Sender(program, node, tmp_path / f"send{n}", n) for n, program in enumerate((STORESCU, DCMSEND, STORESCU))]
+            programs = (STORESCU, DCMSEND, STORESCU)
+            senders = [Sender(program, node, tmp_path / f"send{n}", n) for n, program in enumerate(programs)]
             for sender in senders:
                 sender.start()
             for _ in range(KILLS):

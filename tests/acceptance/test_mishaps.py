@@ -16,6 +16,8 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
+from dicomnode.scu import send_files
+from dicomnode.settings import Peer
 from tests.acceptance.harness import Node, free_port, wait_for
 from tests.acceptance.peers import STORESCP, Archive, storescp
 from tests.acceptance.samples import radiograph, write
@@ -37,10 +39,9 @@ def table() -> Iterator[list[tuple[str, str, str]]]:
         Path(target).write_text("\n".join(lines) + "\n")
 
 
-def send(node: Node, *paths: Path, called: str = "DICOMNODE", calling: str = "MODALITY", program: str = "storescu") -> tuple[int, str]:
+def send(node: Node, *paths: Path, called: str = "DICOMNODE", calling: str = "MODALITY") -> tuple[int, str]:
     """Send with DCMTK's storescu; its exit code and output."""
-    line = [f"/usr/bin/{program}", "-v", "-aet", calling, "-aec", called, "-R",
-            "127.0.0.1", str(node.port), *map(str, paths)]
+    line = ["/usr/bin/storescu", "-v", "-aet", calling, "-aec", called, "-R", "127.0.0.1", str(node.port), *map(str, paths)]
     done = subprocess.run(line, env=NODELAY, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout + done.stderr
 
@@ -264,8 +265,9 @@ def test_uncertain_pixels_hold_the_pictures_only(tmp_path: Path, archive: Archiv
     ds.save_as(path)
     node = Node(tmp_path, forward=(archive.forward,))
     with node.running():
-        line = ["/usr/bin/storescu", "-xv", "-aec", "DICOMNODE", "127.0.0.1", str(node.port), str(path)]
-        subprocess.run(line, env=NODELAY, check=True, timeout=60)
+        # DCMTK's storescu would decode it on the way.
+        peer = Peer(ae_title="DICOMNODE", host="127.0.0.1", port=node.port)
+        assert [verdict.outcome for verdict in send_files([path], peer, "MODALITY")] == ["delivered"]
         counts = settle(node)
         assert counts["delivery/hold"] == 1
         assert counts["delivery/delivered"] == 1

@@ -1,0 +1,107 @@
+"""``dicomnode redact``: blank identifying text in the pixels of files, by default with a cleared header.
+
+**Way** Each file goes through the node's own redaction and coder. What is written is the de-identified image that an outside
+peer would get, or with ``--pixels-only`` the source with blanked pixels under its own header.
+
+**Fails** A file that cannot be vouched for is not written to DST; its line in the report says why it is held.
+
+**Limits** Pseudonyms and UIDs are made for one call: two calls give one patient two tokens. ``--pixels-only`` leaves every
+identifying attribute, and the SOP Instance UID, as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal
+
+import typer
+
+from dicomnode import __version__
+from dicomnode.commands.files import each, instance_of, sources
+from dicomnode.commands.options import EXIT_FAILURE
+from dicomnode.errors import DicomNodeError
+from dicomnode.image import Coded, Image
+from dicomnode.outputs import Material, NodeFacts, deidentified, part10
+from dicomnode.records import UNCERTAIN, Findings, Instance, Region, Route
+from dicomnode.stages.encode import Encode
+from dicomnode.stages.redact import Redact
+
+Mode = Literal["strict", "header"]
+
+_NOWHERE = Route(UNCERTAIN, 0.0, {}, "header", "redact", None, ("deidentified",), ())
+
+
+def redact(
+    src: Annotated[Path, typer.Argument(help="DICOM file, or folder of them.")],
+    dst: Annotated[Path, typer.Argument(help="File, or folder that gets the same relative names.")],
+    mode: Annotated[
+        Mode, typer.Option(help="strict: text that nobody knows is identifying; header: header matches, dates, numbers."),
+    ] = "strict",
+    report: Annotated[
+        Path | None, typer.Option(help="File for one JSON line a file: path and blanked regions, never the text."),
+    ] = None,
+    pixels_only: Annotated[bool, typer.Option("--pixels-only", help="Leave the header; blank pixels only.")] = False,
+) -> None:
+    """Blank identifying text in the pixels; by default the header is cleared as well."""
+    files = sources(src)
+    redactor = _Redactor(mode, pixels_only=pixels_only)
+    lines: list[dict[str, object]] = []
+
+    def work(file: Path) -> None:
+        target = dst / file.relative_to(src) if src.is_dir() else dst
+        try:
+            regions = redactor.work(file, target)
+        except DicomNodeError as error:
+            lines.append({"path": str(file), "regions": [], "held": error.code})
+            raise
+        lines.append({"path": str(file), "regions": [asdict(region) for region in regions]})
+
+    failed = list(each(files, work, label="redacting", quiet=False))
+    if report is not None:
+        report.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    typer.echo(f"{len(files) - len(failed)} redacted, {len(failed)} held or failed (not written)", err=True)
+    raise typer.Exit(EXIT_FAILURE if failed else 0)
+
+
+class _Redactor:
+    """The stages of one call, and the identity under which its de-identified objects are made."""
+
+    def __init__(self, mode: Mode, *, pixels_only: bool) -> None:
+        self._redact = Redact(mode=mode)
+        self._encode = Encode()
+        self._mode = mode
+        self._pixels_only = pixels_only
+        self._node = NodeFacts(secrets.token_hex(16), "DICOMNODE", secrets.token_bytes(32), __version__)
+
+    def work(self, source: Path, target: Path) -> tuple[Region, ...]:
+        """Redact one file; the target appears whole or not at all."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.part")
+        with source.open("rb") as stream:
+            instance = instance_of(stream)
+            image = Image.open(stream, instance)
+            redacted = self._redact(image)
+            if self._mode == "header":
+                # Who asks for header mode vouches for the unknown text that it leaves.
+                redacted = replace(redacted, released=True)
+            coded = self._encode(redacted)
+            try:
+                with draft.open("wb") as out:
+                    if self._pixels_only:
+                        part10.write(out, redacted.clean_dataset(), coded)
+                    else:
+                        deidentified.build(self._material(instance, image, coded, stream)).write(out)
+                draft.replace(target)
+            finally:
+                draft.unlink(missing_ok=True)
+        return redacted.regions
+
+    def _material(self, instance: Instance, image: Image, coded: Coded, stream: BinaryIO) -> Material:
+        return Material(
+            instance=instance, image=image, coded=coded, route=_NOWHERE, findings=Findings(), identity="removed",
+            destinations=(), sr_class="", node=self._node, settings_digest=self._mode, generation=0,
+            source=stream,
+        )
