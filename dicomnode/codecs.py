@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import gdcm
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,14 @@ Array = NDArray[Any]
 
 #: Syntaxes that are written again as they came.
 LOSSLESS = frozenset(map(str, (JPEGLSLossless, JPEG2000Lossless, RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL)))
+#: Where pydicom repeats what its codecs say.
+_LOGGERS = [
+    logging.getLogger(name)
+    for name in ("pydicom", "pydicom.encaps", "pydicom.pixels.decoders.base", "pydicom.pixels.encoders.base", "pydicom.pixels.utils")
+]
+# gdcm writes to standard error by itself.
+for _off in (gdcm.Trace.ErrorOff, gdcm.Trace.WarningOff, gdcm.Trace.DebugOff):
+    _off()
 _HTJ2K = frozenset(map(str, (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K)))
 #: Deflated Image Frame Compression (PS3.5 Annex A.4.13), which pydicom 3.0 does not know.
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
@@ -96,12 +105,14 @@ def decode(raw: bytes, spec: Spec, frame: int = 0) -> tuple[Array, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep pydicom from logging what its codecs say."""
-    logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
+    before = [logger.disabled for logger in _LOGGERS]
+    for logger in _LOGGERS:
+        logger.disabled = True
     try:
         yield
     finally:
-        logger.disabled = before
+        for logger, disabled in zip(_LOGGERS, before, strict=True):
+            logger.disabled = disabled
 
 
 def _shape(spec: Spec) -> tuple[int, ...]:

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomnode.errors import RedactionUncertain, ReleaseRefused, StageFailed
+from dicomnode.image import Redacted
+from dicomnode.outputs import Material, deidentified, original, outside_uid, part10
+from dicomnode.outputs.allowlist import ALLOWED, take
+from dicomnode.records import Region
+from dicomnode.stages.encode import Encode
+from tests.unit import materials, pictures
+
+REGION = Region(0, 3, 4, 10, 6, "header-match")
+
+
+def material(source: bytes, *regions: Region, strict: bool = True, **more: Any) -> Material:
+    """A material whose pixels were redacted."""
+    base = materials.material(source, "removed", **more)
+    image = base.image
+    redacted = Redacted(image, regions, "burned-in text redaction, test", (0,) * image.samples, strict=strict)
+    return dataclasses.replace(base, coded=Encode()(redacted))
+
+
+@pytest.mark.parametrize("charset", list(materials.CHARSETS))
+def test_no_trace_of_the_patient_leaves(charset: str) -> None:
+    """Neither name, numbers, dates, private nor nested elements of a marked patient, in any character set, leave."""
+    data = materials.written(deidentified.build(material(materials.marked_dx(charset), REGION)))
+    head = data[: data.rindex(b"\xe0\x7f\x10\x00")]
+    assert [] == [trace for trace in materials.traces(charset) if trace in head]
+
+
+def test_elements_are_of_the_allow_list_or_ours() -> None:
+    """Every element that leaves is of the allow-list, or is one that we set."""
+    ours = {
+        "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+        "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientIdentityRemoved",
+        "DeidentificationMethod", "DeidentificationMethodCodeSequence", "LongitudinalTemporalInformationModified",
+        "BurnedInAnnotation", "FrameOfReferenceUID", "PixelData",
+    }  # fmt: skip
+    ds = materials.read(deidentified.build(material(materials.marked_dx(), REGION)))
+    assert set() == {element.keyword for element in ds} - ours - ALLOWED
+
+
+def test_pixels_and_display_stay() -> None:
+    """All values outside the region, and what is needed to display and measure them, are as they were."""
+    source = pydicom.dcmread(BytesIO(materials.marked_dx()))
+    source.WindowCenter, source.WindowWidth, source.RescaleSlope, source.RescaleIntercept = 40, 400, 2, -1024
+    source.PixelSpacing, source.FrameOfReferenceUID = [0.2, 0.3], "1.2.3.4.5"
+    stream = BytesIO()
+    source.save_as(stream)
+    given = material(stream.getvalue(), REGION)
+    ds = materials.read(deidentified.build(given))
+    before, after = source.pixel_array, ds.pixel_array
+    mask = np.zeros(before.shape, bool)
+    mask[4:10, 3:13] = True
+    np.testing.assert_array_equal(before[~mask], after[~mask])
+    assert (after[mask] == 0).all()
+    assert [40, 400, 2, -1024, [0.2, 0.3]] == [
+        ds.WindowCenter, ds.WindowWidth, ds.RescaleSlope, ds.RescaleIntercept, ds.PixelSpacing,
+    ]  # fmt: skip
+    assert outside_uid(materials.NODE.key, "1.2.3.4.5") == ds.FrameOfReferenceUID
+
+
+def test_it_says_what_was_done_and_no_more() -> None:
+    """The object tells its method and code, is derived when pixels changed, and does not claim the Basic Profile."""
+    ds = materials.read(deidentified.build(material(materials.marked_dx(), REGION)))
+    assert ("YES", "NO", "DERIVED") == (ds.PatientIdentityRemoved, ds.BurnedInAnnotation, ds.ImageType[0])
+    assert ["113101"] == [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
+    assert ds.DeidentificationMethod[0] == deidentified.METHOD
+    untouched = materials.read(deidentified.build(material(materials.marked_dx())))
+    assert untouched.ImageType[0] == "ORIGINAL"
+
+
+def test_header_mode_does_not_vouch_for_pixels() -> None:
+    """Pixels redacted in header mode are held; those that a person released leave, without a claim about text."""
+    with pytest.raises(RedactionUncertain):
+        deidentified.build(material(materials.marked_dx(), REGION, strict=False))
+    given = material(materials.marked_dx(), strict=False)
+    assert given.coded is not None
+    released = dataclasses.replace(given.coded.redacted, released=True)
+    ds = materials.read(deidentified.build(dataclasses.replace(given, coded=Encode()(released))))
+    assert "BurnedInAnnotation" not in ds
+    assert "DeidentificationMethodCodeSequence" not in ds
+
+
+def test_without_redacted_pixels_nothing_is_made() -> None:
+    """When redaction holds the pixels there is no de-identified image."""
+    with pytest.raises(StageFailed):
+        deidentified.build(materials.material(materials.marked_dx(), "removed"))
+
+
+def test_identity_is_removed_whoever_asks() -> None:
+    """Even for an inside peer this kind has derived UIDs and a pseudonym."""
+    given = dataclasses.replace(material(materials.marked_dx()), identity="kept")
+    output = deidentified.build(given)
+    ds = materials.read(output)
+    assert output.identity == "removed"
+    assert given.instance.study_instance_uid != ds.StudyInstanceUID
+    assert ds.PatientName == ds.PatientID != "ZZID4711"
+
+
+def test_the_same_work_gives_the_same_object_a_rework_another() -> None:
+    """Equal material gives equal bytes; the next generation has another SOP Instance UID in the same series."""
+    first, second = (material(materials.marked_dx(), REGION, generation=g) for g in (0, 1))
+    assert materials.written(deidentified.build(first)) == materials.written(deidentified.build(first))
+    a, b = materials.read(deidentified.build(first)), materials.read(deidentified.build(second))
+    assert a.SOPInstanceUID != b.SOPInstanceUID
+    assert a.SeriesInstanceUID == b.SeriesInstanceUID
+
+
+def test_text_in_allowed_elements_does_not_leave() -> None:
+    """An allowed attribute with a value that is no code string or number is left out, nested too."""
+    source = Dataset()
+    item = Dataset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source.ImageType, source.RescaleType, source.Modality = ["ORIGINAL", "Zzmarker^Q"], "of Zzmarker", "CT"
+        item.ModalityLUTType, item.LUTExplanation = "HU", "Zzmarker"
+    source.ModalityLUTSequence = [item]
+    clean = take(source, lambda uid: uid)
+    assert {"Modality", "ModalityLUTSequence"} == {element.keyword for element in clean}
+    assert ["ModalityLUTType"] == [element.keyword for element in clean.ModalityLUTSequence[0]]
+
+
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_dcmtk.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm",
+                                  "emri_small_jpeg_ls_lossless.dcm", "SC_rgb_small_odd.dcm"])  # fmt: skip
+def test_untouched_files_keep_syntax_and_values(name: str) -> None:
+    """Files of pydicom in several syntaxes leave in their syntax with the same values."""
+    given = material(materials.pydicom_file(name))
+    output = deidentified.build(given)
+    assert given.instance.transfer_syntax_uid == output.transfer_syntax_uid
+    assert given.image.pixel_digest() == pictures.image(materials.written(output)).pixel_digest()
+
+
+def test_a_stream_that_cannot_go_back_gets_no_offset_table() -> None:
+    """Into a pipe the offset table is left empty; the frames are found all the same."""
+
+    class Pipe(BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    given = material(materials.pydicom_file("emri_small_jpeg_ls_lossless.dcm"))
+    assert given.coded is not None
+    pipe = Pipe()
+    part10.write(pipe, given.image.dataset, given.coded)
+    assert given.image.pixel_digest() == pictures.image(pipe.getvalue()).pixel_digest()
+
+
+def test_original_passes_unchanged_and_inside_only() -> None:
+    """The original has the source's bytes, UID and syntax; for outside it is refused."""
+    given = materials.material(materials.marked_dx())
+    output = original.build(given)
+    given.source.seek(0)
+    assert given.source.read() == materials.written(output) == materials.written(output)
+    assert (output.sop_instance_uid, output.identity) == (given.instance.sop_instance_uid, "kept")
+    with pytest.raises(ReleaseRefused):
+        original.build(dataclasses.replace(given, identity="removed"))

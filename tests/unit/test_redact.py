@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from dicomnode.errors import BadSetting, ProgramMissing, RedactionUncertain, Undecodable
+from dicomnode.image import Redacted
+from dicomnode.records import Region
+from dicomnode.stages.redact import Redact
+from tests.unit import pictures
+
+pytestmark = pytest.mark.skipif(shutil.which("tesseract") is None, reason="the program tesseract is not installed")
+LINES = (("MARLENE QUISTGAARD", 20, 40), ("ZX4481907", 20, 75), ("17.04.1961", 20, 110), ("PORTABLE AP", 20, 200))
+REASONS = {"header-match", "date", "number", "unknown-text", "overlay"}
+
+
+@pytest.fixture(scope="module")
+def strict() -> Redact:
+    return Redact("strict")
+
+
+@pytest.fixture(scope="module")
+def header() -> Redact:
+    return Redact("header")
+
+
+def blanked(redacted: Redacted, frame: int = 0) -> Any:
+    mask = np.zeros((redacted.image.rows, redacted.image.columns), bool)
+    for r in redacted.regions_of(frame):
+        mask[r.y : r.y + r.h, r.x : r.x + r.w] = True
+    return mask
+
+
+def ink_of(text: tuple[str, int, int]) -> Any:
+    page = np.zeros((256, 384))
+    pictures.draw(page, *text, 1)
+    return page > 0
+
+
+@pytest.mark.parametrize("kind", ["u8", "u12", "u16", "i16", "m1", "rgb", "ybr"])
+def test_identifying_text_goes_technical_text_stays(strict: Redact, kind: str) -> None:
+    """Name, number and birth date are gone in every layout, the technical words stay, all other values are as they were."""
+    values, described = pictures.burned(kind, LINES)
+    redacted = strict(pictures.image(pictures.native(values, **described)))
+    mask = blanked(redacted)
+    for line in LINES[:3]:
+        assert mask[ink_of(line)].mean() > 0.98
+    assert mask[ink_of(LINES[3])].mean() < 0.05
+    np.testing.assert_array_equal(values[~mask], redacted.frame(0)[~mask])
+    assert (redacted.picture(0)[mask] == 0).all()
+    assert {region.reason for region in redacted.regions} <= REASONS
+
+
+def test_modes_differ_in_unknown_text_alone(strict: Redact, header: Redact) -> None:
+    """Text that nobody knows goes in strict mode and stays in header mode; what the header says goes in both."""
+    lines = (("MARLENE QUISTGAARD", 20, 40), ("HOLGERSSON WILMA", 20, 120))
+    values, described = pictures.burned("u8", lines)
+    data = pictures.native(values, **described)
+    for redact, unknown in ((strict, True), (header, False)):
+        mask = blanked(redact(pictures.image(data)))
+        assert mask[ink_of(lines[0])].mean() > 0.98
+        assert (mask[ink_of(lines[1])].mean() > 0.9) == unknown
+
+
+def test_dark_text_goes_too(strict: Redact) -> None:
+    """Black text on a light ground is found as white text is."""
+    grey = 255 - pictures.anatomy()
+    pictures.draw(grey, LINES[0][0], 20, 40, 0)
+    redacted = strict(pictures.image(pictures.native(grey.astype(np.uint8))))
+    assert blanked(redacted)[ink_of(LINES[0])].mean() > 0.98
+
+
+def test_every_frame_is_looked_at(strict: Redact) -> None:
+    """Text in the last frame alone is blanked there and nowhere else."""
+    clean, _ = pictures.burned("u8")
+    marked, _ = pictures.burned("u8", LINES[:1])
+    redacted = strict(pictures.image(pictures.native(np.stack([clean, clean, marked]), frames=3)))
+    assert blanked(redacted, 2)[ink_of(LINES[0])].mean() > 0.98
+    assert [0, 0] == [int(blanked(redacted, i)[ink_of(LINES[0])].sum()) for i in (0, 1)]
+
+
+def test_equal_frames_are_read_once(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames with the same values share one reading and have the same regions."""
+    marked, _ = pictures.burned("u8", LINES[:1])
+    calls: list[int] = []
+    read = strict._tesseract.read
+    monkeypatch.setattr(strict._tesseract, "read", lambda *given: calls.append(1) or read(*given))
+    redacted = strict(pictures.image(pictures.native(np.stack([marked] * 4), frames=4)))
+    assert len(calls) == 1
+    frames = [[(r.x, r.y, r.w, r.h) for r in redacted.regions_of(i)] for i in range(4)]
+    assert frames[0]
+    assert frames == [frames[0]] * 4
+
+
+def test_text_reaches_neither_regions_nor_logs(strict: Redact, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing that stands in the picture or header is in the representation of the result or in a log line."""
+    values, described = pictures.burned("u8", LINES)
+    with caplog.at_level(logging.DEBUG):
+        redacted = strict(pictures.image(pictures.native(values, **described)))
+    told = (repr(redacted) + caplog.text).upper()
+    assert redacted.regions
+    for secret in ("QUISTGAARD", "MARLENE", "4481907", "1961"):
+        assert secret not in told
+
+
+def test_pixels_that_cannot_be_seen_are_not_clean(strict: Redact) -> None:
+    """Undecodable pixels and objects without pixels raise; neither gives a `Redacted`."""
+    array = np.zeros((10, 10), np.uint8)
+    with pytest.raises(Undecodable):
+        strict(pictures.image(pictures.part10(pictures.dataset(array), b"\0" * 50)))
+    data = pictures.part10(pictures.dataset(array), array.tobytes())
+    without = pictures.image(data[: data.rindex(b"\xe0\x7f\x10\x00")])
+    assert not without.has_pixels
+    with pytest.raises(RedactionUncertain):
+        strict(without)
+
+
+def test_tesseract_that_fails_is_uncertain(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the program fails, hangs or leaves pages out, the picture is not called clean."""
+    values, described = pictures.burned("u8", LINES[:1])
+    image = pictures.image(pictures.native(values, **described))
+
+    def ends(**more: Any) -> Any:
+        return lambda *_a, **_k: subprocess.CompletedProcess([], more.pop("status", 0), more.pop("out", b""), b"")
+
+    def hangs(*_a: Any, **_k: Any) -> None:
+        raise subprocess.TimeoutExpired("tesseract", 1)
+
+    for run in (ends(status=1), ends(out=b"level\tpage_num\n"), hangs):
+        monkeypatch.setattr(subprocess, "run", run)
+        with pytest.raises(RedactionUncertain):
+            strict(image)
+
+
+def test_without_the_program_the_stage_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing program or language names the package to install; a mode that does not exist is refused."""
+    with pytest.raises(ProgramMissing, match="tesseract-ocr-xyz"):
+        Redact(lang="xyz")
+    with pytest.raises(BadSetting):
+        Redact("lenient")
+    with pytest.raises(BadSetting, match="line 2"):
+        Redact(words="word a\nnoun b")
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(ProgramMissing, match="apt-get install tesseract-ocr"):
+        Redact()
+
+
+def test_a_persons_release_blanks_nothing(strict: Redact) -> None:
+    """`waive` gives the frames as they are and says who vouches."""
+    values, described = pictures.burned("u8", LINES)
+    redacted = strict.waive(pictures.image(pictures.native(values, **described)))
+    np.testing.assert_array_equal(values, redacted.frame(0))
+    assert (redacted.regions, redacted.method, redacted.released, redacted.strict) == ((), "released by a person", True, False)
+
+
+def with_overlay(text: str) -> Dataset:
+    values, _ = pictures.burned("u8")
+    plane = np.zeros((256, 384), np.uint8)
+    pictures.draw(plane, text, 30, 60, 1)
+    ds = pictures.dataset(values)
+    ds.add_new(0x60020010, "US", 256)
+    ds.add_new(0x60020011, "US", 384)
+    ds.add_new(0x60020040, "CS", "G")
+    ds.add_new(0x60020050, "SS", [1, 1])
+    ds.add_new(0x60020100, "US", 1)
+    ds.add_new(0x60020102, "US", 0)
+    ds.add_new(0x60023000, "OW", np.packbits(plane.reshape(-1), bitorder="little").tobytes())
+    icon = Dataset()
+    icon.Rows = 1
+    ds.IconImageSequence = [icon]
+    nested = Dataset()
+    nested.IconImageSequence = [icon]
+    ds.ReferencedImageSequence = [nested]
+    return ds
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "goes"),
+    [("strict", "MARLENE QUISTGAARD", True), ("strict", "PORTABLE AP", True), ("header", "MARLENE QUISTGAARD", True),
+     ("header", "PORTABLE AP", False)],
+)
+def test_overlays_with_text_and_icons_leave_the_header(
+    strict: Redact, header: Redact, mode: str, text: str, goes: bool
+) -> None:
+    """A plane with ink goes in strict mode, with identifying text in header mode; icons always go, the source keeps its own."""
+    values, _ = pictures.burned("u8")
+    image = pictures.image(pictures.part10(with_overlay(text), values.tobytes()))
+    redacted = (strict if mode == "strict" else header)(image)
+    clean = redacted.clean_dataset()
+    assert goes == (0x60023000 not in clean)
+    assert goes == any(region.reason == "overlay" for region in redacted.regions)
+    assert not redacted.touched
+    assert "IconImageSequence" not in clean
+    assert "IconImageSequence" not in clean.ReferencedImageSequence[0]
+    assert "IconImageSequence" in image.dataset.ReferencedImageSequence[0]
+    assert 0x60023000 in image.dataset
+
+
+def test_redacted_is_frozen() -> None:
+    """Nobody changes the regions of a redacted image."""
+    values, _ = pictures.burned("u8")
+    redacted = Redacted(pictures.image(pictures.native(values)), (Region(0, 1, 1, 2, 2, "date"),), "test", (0,))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        redacted.regions = ()  # type: ignore[misc]
