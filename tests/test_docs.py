@@ -122,7 +122,8 @@ def test_every_error_says_what_it_means(error: type[errors.DicomNodeError]) -> N
     assert error.actor in {"administrator", "peer", "nobody", "reviewer", "developer"}
     assert error.retry is issubclass(error, errors.Transient)
     assert (error.status is not None) is issubclass(error, errors.Refused)
-    assert error.__name__ in (errors.__doc__ or ""), "the tree in the docstring draws every error"
+    if error.__module__ == errors.__name__:
+        assert error.__name__ in (errors.__doc__ or ""), "the tree in the docstring draws every error"
 
 
 def test_codes_of_errors_are_unique() -> None:
