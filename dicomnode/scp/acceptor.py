@@ -45,6 +45,8 @@ from dicomnode.spool import Spool
 DRAIN_S = 10.0
 _ABORT_S = 2.0
 _TICK_S = 0.05
+#: The listening socket is looked at for a stop this often, seconds; connections wake it at once.
+_POLL_S = 0.25
 #: Of tmp, at start, when its writer is not known to be dead.
 _LEFTOVER_AGE = timedelta(hours=24)
 
@@ -58,7 +60,7 @@ def run_acceptor(settings: Settings, stop: threading.Event, spool: Spool | None 
         log.info("leftovers_removed", count=removed)
     door = Door(settings, spool.free_bytes)
     listener = listen(settings, spool, door)
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": _TICK_S}, name="listener", daemon=True)
+    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": _POLL_S}, name="listener", daemon=True)
     thread.start()
     log.info("acceptor_started", port=settings.node.port, version=__version__, config_digest=settings.digest[:12])
     try:

@@ -101,8 +101,8 @@ class Incoming:
         self.refuse(OutOfResources(f"the spool took no more: {error.strerror}"))
 
 
-#: Opens the file for a C-STORE: SOP Class UID, SOP Instance UID, presentation context id.
-Open = Callable[[str, str, int], Incoming]
+#: Opens the file for a C-STORE: SOP Class UID, SOP Instance UID, transfer syntax UID.
+Open = Callable[[str, str, str], Incoming]
 
 
 class StoreDimse(DIMSEServiceProvider):
@@ -169,9 +169,13 @@ class StoreDimse(DIMSEServiceProvider):
 
     def _begin(self, message: Any, context_id: int) -> bool:
         command = message.command_set
+        # Asked of the association, not noted at its acceptance: a quick peer's data are here before that event.
+        context = self.assoc._accepted_cx.get(context_id)  # noqa: SLF001
+        if context is None:
+            return False
         sop_class, sop_instance = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
         try:
-            incoming = self._open(str(sop_class or ""), str(sop_instance or ""), context_id)
+            incoming = self._open(str(sop_class or ""), str(sop_instance or ""), str(context.transfer_syntax[0]))
         except Exception:  # an error here would end the thread that reads, without a word to the peer
             log.exception("defect")
             return False

@@ -45,16 +45,19 @@ class Session:
         self._asked = self._accepted = False
         self._lock = threading.Lock()
         self._closed = False
-        #: SOP Class and transfer syntax by presentation context id, once accepted.
-        self._contexts: dict[int, tuple[str, str]] = {}
         self._received = self._refused = 0
         self._started = time.perf_counter()
 
     # -- coming in
     def requested(self, event: Any) -> None:
         """Judge an A-ASSOCIATE-RQ: reject it, or say what we support of what it proposes."""
-        assoc = event.assoc
         self._asked = True
+        try:
+            self._judge(event.assoc)
+        except Exception:  # pynetdicom would pass over it and go on: this way nothing but C-ECHO is accepted
+            log.exception("defect", association_id=self.association_id)
+
+    def _judge(self, assoc: Any) -> None:
         request = assoc.requestor.primitive
         self._calling_ae, self._called_ae = _ae_title(request.calling_ae_title), _ae_title(request.called_ae_title)
         rejection = self._door.judge(self.association_id, self._calling_ae, self._called_ae, self._address)
@@ -68,10 +71,7 @@ class Session:
     def accepted(self, event: Any) -> None:
         """Note what was negotiated."""
         self._accepted = True
-        self._contexts = {
-            cx.context_id: (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in event.assoc.accepted_contexts
-        }
-        log.info("association_accepted", **self._who(), count=len(self._contexts))
+        log.info("association_accepted", **self._who(), count=len(event.assoc.accepted_contexts))
 
     def closed(self, event: Any) -> None:
         """Wake the association's thread when the connection ends before a request: it would sit out its timeout."""
@@ -79,18 +79,18 @@ class Session:
             event.assoc.dul.to_user_queue.put(None)
 
     # -- instances
-    def open(self, sop_class_uid: str, sop_instance_uid: str, context_id: int) -> Incoming:
+    def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Incoming:
         """Start the file of a data set: our file meta, then the bytes as they come."""
         now = datetime.now(UTC)
         instance_id = new_id(now)
         path = self._spool.temporary(instance_id)
-        _, syntax = self._contexts.get(context_id, ("", contexts.IMPLICIT))
         if not is_uid(sop_class_uid) or not is_uid(sop_instance_uid):
             return Incoming(path, instance_id, None, CannotUnderstand("the command names no SOP Class or Instance UID"))
         if self._below_reserve():
             return Incoming(path, instance_id, None, OutOfResources("free disk is below scp.reserve_bytes"))
         sender = Sender(self._calling_ae, self._called_ae, self._address, now)
-        return Incoming(path, instance_id, file_meta(sop_class_uid, sop_instance_uid, syntax, sender, receiver=self._local))
+        meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, sender, receiver=self._local)
+        return Incoming(path, instance_id, meta)
 
     def store(self, event: Any) -> int:
         """Answer a C-STORE request; success only when the instance is safe."""

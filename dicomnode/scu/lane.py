@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from dicomnode import contexts, dimse
@@ -80,6 +81,8 @@ class Lane:
         self._next_probe = 0.0
         self._pause_until = 0.0
         self._told: dict[int, str] = {}
+        #: What the queue could not be told: while we live nobody else takes these claims back.
+        self._owed: list[Callable[[], None]] = []
 
     def run(self) -> None:
         """Work until told to stop; the loop that survives everything."""
@@ -95,9 +98,12 @@ class Lane:
                 self._drop_link()
                 self._stop.wait(TROUBLE_S)
         self._release()
+        with suppress(Transient):  # the next sender finds them by our death
+            self._pay()
 
     def step(self) -> bool:
         """Take and send one batch; False when there was nothing to do."""
+        self._pay()
         state, _, _ = self._queue.destination_state(self.name)
         if state != "up" and self._peer is not None:
             self._probe(state)
@@ -133,7 +139,7 @@ class Lane:
         finally:
             for delivery in batch:
                 with suppress(LeaseLost):  # settled already
-                    self._queue.unclaim(delivery, self._owner)
+                    self._write(partial(self._queue.unclaim, delivery, self._owner))
 
     def _may_leave(self, delivery: Delivery) -> bool:
         """The release check: what must not leave for this peer, or is not there, goes on hold now."""
@@ -206,11 +212,28 @@ class Lane:
         if verdict.outcome == "deferred":
             due = now + timedelta(seconds=self._delay_s(delivery.attempt))
         try:
-            self._queue.settle(delivery, self._owner, verdict, now, due)
+            self._write(partial(self._queue.settle, delivery, self._owner, verdict, now, due))
         except LeaseLost as error:
             log.warning("delivery_deferred", **self._facts(delivery), reason=error.code)
             return
         self._tell(delivery, verdict, now, due, facts)
+
+    def _write(self, act: Callable[[], None]) -> None:
+        """Tell the queue, now or as soon as it can be told."""
+        try:
+            act()
+        except LeaseLost:
+            raise
+        except Transient as error:
+            self._owed.append(act)
+            log.warning("store_failed", destination=self.name, reason=error.code)
+
+    def _pay(self) -> None:
+        """Tell the queue what it could not be told before; raises when it still cannot."""
+        while self._owed:
+            with suppress(LeaseLost):
+                self._owed[0]()
+            del self._owed[0]
 
     def _tell(self, delivery: Delivery, verdict: Verdict, now: datetime, due: datetime | None, facts: dict[str, Any]) -> None:
         facts = self._facts(delivery) | {"dimse_status": dimse.text(verdict.status)} | facts

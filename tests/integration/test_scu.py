@@ -18,7 +18,7 @@ import pytest
 
 from dicomnode import contexts, dimse, log
 from dicomnode.errors import AssociationRejected, AssociationRejectedTransient, PeerUnavailable
-from dicomnode.queue import NewOutput, Summary
+from dicomnode.queue import NewOutput, QueueUnavailable, Summary
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, Verdict
@@ -446,3 +446,23 @@ def test_no_threads_are_left(tmp_path: Path) -> None:
         with pytest.raises(PeerUnavailable):
             echo("DICOMNODE", inside(free_port()), 1)
     wait_for(lambda: threading.active_count() <= before, 10, "threads have ended")
+
+
+def test_queue_that_cannot_be_written_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outcome that the queue could not take is kept and told later: the output is sent once, no claim stays open."""
+    with Scripted().running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        for _ in range(3):
+            sending.add(CT, "pacs")
+        real, failures = sending.queue.settle, []
+
+        def settle(*arguments: Any) -> None:
+            if len(failures) < 4:
+                failures.append(arguments)
+                raise QueueUnavailable("busy")
+            real(*arguments)
+
+        monkeypatch.setattr(sending.queue, "settle", settle)
+        sending.until(lambda: sending.states() == ["delivered"] * 3)
+    assert len(peer.stored) == 3
+    assert sending.events("store_failed")
