@@ -16,12 +16,11 @@ import os
 import random
 import threading
 import time
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 from dicomnode import __version__
-from dicomnode.errors import DicomNodeError, FileMissing, LeaseLost, Permanent, PixelsDiffer, SiblingActive, Transient
+from dicomnode.errors import DicomNodeError, LeaseLost, Permanent, PixelsDiffer, SiblingActive, StageFailed, Transient
 from dicomnode.image import Image
 from dicomnode.kitting import build_kit
 from dicomnode.log import get_logger
@@ -29,7 +28,7 @@ from dicomnode.pipeline import Kit, Order, process
 from dicomnode.queue import Claim, NewOutput, Queue, Summary
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
-from dicomnode.records import Held, Result
+from dicomnode.records import Held, Output, Result
 from dicomnode.roles import Stop
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -43,6 +42,7 @@ MAX_DEFECTS = 13
 #: Exit code after too many defects or a passed deadline (EX_SOFTWARE).
 EXIT_DEFECT = 70
 
+_MADE_NOTHING = ("quarantine", "dropped", "own")
 _WAITING = ("waiting", "active", "deferred")
 
 log = get_logger("work")
@@ -77,13 +77,19 @@ class Worker:
         self._queue = queue
         self._kit = kit
         self._owner = owner
+        self._stray = False
         self.defects = 0
 
     def step(self) -> bool:
         """Work one instance; False when none was due or the queue could not be asked."""
         try:
+            if self._stray:
+                # The queue failed while a claim was ended: nobody takes rows from the living, so we give it back.
+                self._queue.let_go(self._owner)
+                self._stray = False
             claim = self._queue.claim(self._owner, datetime.now(UTC))
         except Transient as error:
+            self._stray = True
             log.warning("store_failed", reason=error.code)
             return False
         if claim is None:
@@ -94,11 +100,16 @@ class Worker:
         try:
             self._work(claim)
             self.defects = 0
+        except Transient as error:
+            self._stray = True
+            log.warning("store_failed", instance_id=claim.instance.instance_id, reason=error.code)
         except Exception:  # the outer loop: one of the places where everything is caught
             self.defects += 1
             log.error("defect", instance_id=claim.instance.instance_id, attempt=claim.attempt, exc_info=True)
-            with suppress(DicomNodeError):
-                self._queue.quarantine(claim, self._owner, "defect")
+            try:
+                self._queue.quarantine(claim, self._owner, StageFailed.code)
+            except DicomNodeError:
+                self._stray = True
         finally:
             watchdog.cancel()
         return True
@@ -107,12 +118,12 @@ class Worker:
         started = time.perf_counter()
         instance_id = claim.instance.instance_id
         try:
-            with self._open(claim) as source:
+            with self._spool.open(claim.instance.location) as source:
                 if not claim.accepted and not self._first_of_its_kind(claim, source):
                     return
                 order = Order(claim.generation, claim.waived, claim.predecessors)
                 result = process(claim.instance, source, self._kit, order)
-                outputs, held = self._put(result)
+                outputs, held = self._put(instance_id, result)
             summary = _summary(result)
             self._queue.finish(claim, self._owner, summary, outputs, held, datetime.now(UTC))
         except LeaseLost as error:
@@ -127,12 +138,6 @@ class Worker:
         else:
             _tell(claim, result, held, round((time.perf_counter() - started) * 1000, 1))
 
-    def _open(self, claim: Claim) -> BinaryIO:
-        try:
-            return self._spool.open(claim.instance.location)
-        except FileNotFoundError:
-            raise FileMissing("the spooled file of this instance is gone") from None
-
     def _first_of_its_kind(self, claim: Claim, source: BinaryIO) -> bool:
         """A resend whose header differs: the same pixels are worked once, other pixels wait for a person.
 
@@ -141,15 +146,19 @@ class Worker:
         SiblingActive
             The earlier one is still being worked, so nothing can be said yet.
         """
-        siblings = self._queue.siblings(claim.instance)
+        # What was quarantined or dropped made nothing: a sound copy that follows it is the first.
+        siblings = [one for one in self._queue.siblings(claim.instance) if one.state not in _MADE_NOTHING]
         if not siblings:
             return True
         if any(sibling.state in _WAITING for sibling in siblings):
             raise SiblingActive("an earlier instance with this SOP Instance UID is still being worked")
-        digest = Image.open(source, claim.instance).pixel_digest()
+        try:
+            digest = Image.open(source, claim.instance).pixel_digest()
+        except Permanent:
+            digest = ""  # not to be compared, so not the same
         source.seek(0)
         instance_id = claim.instance.instance_id
-        if any(sibling.pixel_digest == digest for sibling in siblings if sibling.state != "hold"):
+        if digest and any(sibling.pixel_digest == digest for sibling in siblings if sibling.state != "hold"):
             self._queue.duplicate(claim, self._owner, digest)
             log.info("instance_duplicate", instance_id=instance_id, sop_instance_uid=claim.instance.sop_instance_uid)
             return False
@@ -163,13 +172,13 @@ class Worker:
         )
         return False
 
-    def _put(self, result: Result) -> tuple[list[NewOutput], list[Held]]:
+    def _put(self, instance_id: str, result: Result) -> tuple[list[NewOutput], list[Held]]:
         """Write the outputs to the spool; one that cannot be written for good is held, no room defers the instance."""
         outputs: list[NewOutput] = []
         held = list(result.held)
         for output in result.outputs:
             try:
-                location = self._spool.put(output.sop_instance_uid, output.write)
+                location = self._spool.put(_name(output, instance_id), output.write)
             except Permanent as error:
                 held.append(Held(output.kind, output.destinations, error.code))
                 continue
@@ -202,6 +211,11 @@ class Worker:
             reason=error.code,
             next_attempt_at=due.isoformat(timespec="seconds"),
         )
+
+
+def _name(output: Output, instance_id: str) -> str:
+    """Name of the file below outgoing/: originals of one UID may differ, so they carry the instance too."""
+    return f"{output.sop_instance_uid}-{instance_id}" if output.kind == "original" else output.sop_instance_uid
 
 
 def _overdue(instance_id: str) -> None:

@@ -145,11 +145,20 @@ class Node:
                 found[key] = found.get(key, 0) + 1
         return found
 
-    def tail(self, lines: int = 30) -> str:
-        """The end of the log."""
+    def tail(self, lines: int = 40) -> str:
+        """The end of the log, in short."""
         if not self.log_path.exists():
             return "(no log)"
-        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
+        short = []
+        for line in self.log_path.read_text(errors="replace").splitlines()[-lines:]:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                short.append(line)
+            else:
+                keys = ("timestamp", "process", "event", "instance_id", "reason", "state", "error_type", "exit_code", "traceback")
+                short.append(" ".join(str(record[key]) for key in keys if record.get(key)))
+        return "\n".join(short)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:
         """The log as records, of one event or all."""

@@ -58,7 +58,7 @@ class Sender(threading.Thread):
             line = [self.program, "-ta", "20", "-td", "20", "+crf", str(report), "127.0.0.1", str(self.node.port), str(path)]
             options = ["-aec", "DICOMNODE"]
             done = subprocess.run([line[0], *options, *line[1:]], env=FAST, capture_output=True, timeout=60, check=False)
-            return done.returncode == 0 and "with status SUCCESS      : 1" in report.read_text()
+            return done.returncode == 0 and "DIMSE Status  : 0x0000" in report.read_text()
         line = [self.program, "-ta", "20", "-td", "20", "-aec", "DICOMNODE", "127.0.0.1", str(self.node.port), str(path)]
         return subprocess.run(line, env=FAST, capture_output=True, timeout=60, check=False).returncode == 0
 
