@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -52,10 +53,13 @@ class Session:
     def requested(self, event: Any) -> None:
         """Judge an A-ASSOCIATE-RQ: reject it, or say what we support of what it proposes."""
         self._asked = True
+        judged = False
         try:
             self._judge(event.assoc)
-        except Exception:  # pynetdicom would pass over it and go on: this way nothing but C-ECHO is accepted
-            log.exception("defect", association_id=self.association_id)
+            judged = True
+        finally:
+            if not judged:  # pynetdicom passes over the error and goes on: nothing but C-ECHO is accepted then
+                log.error("defect", association_id=self.association_id, exc_info=sys.exc_info())
 
     def _judge(self, assoc: Any) -> None:
         request = assoc.requestor.primitive

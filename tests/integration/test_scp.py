@@ -603,3 +603,13 @@ def test_memory_does_not_follow_the_instance(tmp_path: Path) -> None:
         child.kill()
         child.wait()
     assert after - before < 40 << 20
+
+
+def test_defect_at_the_door_lets_nothing_in(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When judging itself breaks, no storage is accepted and the log says so."""
+    stream = io.StringIO()
+    log.configure(LogSettings(format="json"), "accept", b"k" * 32, stream=stream)
+    monkeypatch.setattr(node.door, "judge", lambda *_: 1 / 0)
+    assert call(STORESCU, node, CT).returncode != 0
+    assert node.kept() == []
+    assert "ZeroDivisionError" in stream.getvalue()
