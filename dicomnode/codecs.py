@@ -48,10 +48,8 @@ Array = NDArray[Any]
 #: Syntaxes that are written again as they came.
 LOSSLESS = frozenset(map(str, (JPEGLSLossless, JPEG2000Lossless, RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL)))
 #: Where pydicom repeats what its codecs say.
-_LOGGERS = [
-    logging.getLogger(name)
-    for name in ("pydicom", "pydicom.encaps", "pydicom.pixels.decoders.base", "pydicom.pixels.encoders.base", "pydicom.pixels.utils")
-]
+_TALKERS = ("", ".encaps", ".pixels.decoders.base", ".pixels.encoders.base", ".pixels.utils")
+_LOGGERS = [logging.getLogger(f"pydicom{name}") for name in _TALKERS]
 # gdcm writes to standard error by itself.
 for _off in (gdcm.Trace.ErrorOff, gdcm.Trace.WarningOff, gdcm.Trace.DebugOff):
     _off()

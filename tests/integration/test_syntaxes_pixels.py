@@ -42,6 +42,7 @@ def header_of(image: Image) -> Dataset:
 
 
 def name(path: Path) -> str:
+    """Name a file in reports."""
     return str(path.relative_to(DATA))[-70:]
 
 
@@ -138,4 +139,4 @@ def test_malformed_files_are_undecodable_or_read(path: Path) -> None:
                 image.frame(i)
                 image.picture(i)
         except (Undecodable, UnsupportedTransferSyntax) as error:
-            assert len(str(error)) < 120
+            assert len(str(error)) < 120  # noqa: PT017 - it may be read as well

@@ -34,7 +34,7 @@ def test_no_trace_of_the_patient_leaves(charset: str) -> None:
     """Neither name, numbers, dates, private nor nested elements of a marked patient, in any character set, leave."""
     data = materials.written(deidentified.build(material(materials.marked_dx(charset), REGION)))
     head = data[: data.rindex(b"\xe0\x7f\x10\x00")]
-    assert [] == [trace for trace in materials.traces(charset) if trace in head]
+    assert [trace for trace in materials.traces(charset) if trace in head] == []
 
 
 def test_elements_are_of_the_allow_list_or_ours() -> None:
@@ -63,17 +63,17 @@ def test_pixels_and_display_stay() -> None:
     mask[4:10, 3:13] = True
     np.testing.assert_array_equal(before[~mask], after[~mask])
     assert (after[mask] == 0).all()
-    assert [40, 400, 2, -1024, [0.2, 0.3]] == [
+    assert [
         ds.WindowCenter, ds.WindowWidth, ds.RescaleSlope, ds.RescaleIntercept, ds.PixelSpacing,
-    ]  # fmt: skip
+    ] == [40, 400, 2, -1024, [0.2, 0.3]]  # fmt: skip
     assert outside_uid(materials.NODE.key, "1.2.3.4.5") == ds.FrameOfReferenceUID
 
 
 def test_it_says_what_was_done_and_no_more() -> None:
     """The object tells its method and code, is derived when pixels changed, and does not claim the Basic Profile."""
     ds = materials.read(deidentified.build(material(materials.marked_dx(), REGION)))
-    assert ("YES", "NO", "DERIVED") == (ds.PatientIdentityRemoved, ds.BurnedInAnnotation, ds.ImageType[0])
-    assert ["113101"] == [item.CodeValue for item in ds.DeidentificationMethodCodeSequence]
+    assert (ds.PatientIdentityRemoved, ds.BurnedInAnnotation, ds.ImageType[0]) == ("YES", "NO", "DERIVED")
+    assert [item.CodeValue for item in ds.DeidentificationMethodCodeSequence] == ["113101"]
     assert ds.DeidentificationMethod[0] == deidentified.METHOD
     untouched = materials.read(deidentified.build(material(materials.marked_dx())))
     assert untouched.ImageType[0] == "ORIGINAL"
@@ -127,11 +127,14 @@ def test_text_in_allowed_elements_does_not_leave() -> None:
     source.ModalityLUTSequence = [item]
     clean = take(source, lambda uid: uid)
     assert {"Modality", "ModalityLUTSequence"} == {element.keyword for element in clean}
-    assert ["ModalityLUTType"] == [element.keyword for element in clean.ModalityLUTSequence[0]]
+    assert [element.keyword for element in clean.ModalityLUTSequence[0]] == ["ModalityLUTType"]
 
 
-@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_dcmtk.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm",
-                                  "emri_small_jpeg_ls_lossless.dcm", "SC_rgb_small_odd.dcm"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["JPEG2000.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_dcmtk.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm",
+     "emri_small_jpeg_ls_lossless.dcm", "SC_rgb_small_odd.dcm"],
+)  # fmt: skip
 def test_untouched_files_keep_syntax_and_values(name: str) -> None:
     """Files of pydicom in several syntaxes leave in their syntax with the same values."""
     given = material(materials.pydicom_file(name))

@@ -32,10 +32,12 @@ NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLitt
 
 
 def blanked(image: Image, *regions: Region) -> Redacted:
+    """Stand for what redaction gives."""
     return Redacted(image, regions or (REGION,), "test", black(image))
 
 
 def again(redacted: Redacted) -> Image:
+    """Code, write and read again."""
     stream = BytesIO()
     part10.write(stream, redacted.image.dataset, Encode()(redacted))
     return pictures.image(stream.getvalue())
@@ -55,7 +57,7 @@ def holds(redacted: Redacted, written: Image, before: list[Any]) -> None:
 @pytest.mark.parametrize("kind", ["u8", "u12", "u16", "i16", "m1", "rgb", "ybr"])
 @pytest.mark.parametrize("syntax", [*NATIVE, RLELossless, JPEGLSLossless, JPEG2000Lossless, "1.2.840.10008.1.2.4.201"])
 def test_values_outside_the_region_are_exact(kind: str, syntax: str) -> None:
-    """In every layout and lossless syntax only the region changes; compressed syntaxes stay, native ones become Explicit VR LE."""
+    """In every layout and lossless syntax only the region changes; native ones become Explicit VR Little Endian."""
     values, described = pictures.burned(kind)
     frames = np.stack([values, np.roll(values, 9, 0), values[::-1]])
     ds = pictures.dataset(frames, frames=3, **described)

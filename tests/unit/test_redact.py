@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,15 +25,18 @@ REASONS = {"header-match", "date", "number", "unknown-text", "overlay"}
 
 @pytest.fixture(scope="module")
 def strict() -> Redact:
+    """The stage in strict mode."""
     return Redact("strict")
 
 
 @pytest.fixture(scope="module")
 def header() -> Redact:
+    """The stage in header mode."""
     return Redact("header")
 
 
 def blanked(redacted: Redacted, frame: int = 0) -> Any:
+    """Pixels of a frame that are blanked."""
     mask = np.zeros((redacted.image.rows, redacted.image.columns), bool)
     for r in redacted.regions_of(frame):
         mask[r.y : r.y + r.h, r.x : r.x + r.w] = True
@@ -39,6 +44,7 @@ def blanked(redacted: Redacted, frame: int = 0) -> Any:
 
 
 def ink_of(text: tuple[str, int, int]) -> Any:
+    """Pixels that a line of text has drawn."""
     page = np.zeros((256, 384))
     pictures.draw(page, *text, 1)
     return page > 0
@@ -83,7 +89,7 @@ def test_every_frame_is_looked_at(strict: Redact) -> None:
     marked, _ = pictures.burned("u8", LINES[:1])
     redacted = strict(pictures.image(pictures.native(np.stack([clean, clean, marked]), frames=3)))
     assert blanked(redacted, 2)[ink_of(LINES[0])].mean() > 0.98
-    assert [0, 0] == [int(blanked(redacted, i)[ink_of(LINES[0])].sum()) for i in (0, 1)]
+    assert [int(blanked(redacted, i)[ink_of(LINES[0])].sum()) for i in (0, 1)] == [0, 0]
 
 
 def test_equal_frames_are_read_once(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +167,7 @@ def test_a_persons_release_blanks_nothing(strict: Redact) -> None:
 
 
 def with_overlay(text: str) -> Dataset:
+    """An image with a text in an overlay plane, and icons at two levels."""
     values, _ = pictures.burned("u8")
     plane = np.zeros((256, 384), np.uint8)
     pictures.draw(plane, text, 30, 60, 1)
@@ -201,6 +208,14 @@ def test_overlays_with_text_and_icons_leave_the_header(
     assert "IconImageSequence" not in clean.ReferencedImageSequence[0]
     assert "IconImageSequence" in image.dataset.ReferencedImageSequence[0]
     assert 0x60023000 in image.dataset
+
+
+def test_nothing_else_makes_redacted() -> None:
+    """`Redacted` is born in stages/redact and nowhere else in the package."""
+    package = Path(pictures.__file__).parents[2] / "dicomnode"
+    sources = [p for p in package.rglob("*.py") if re.search(r"\bRedacted\(", p.read_text("utf-8"))]
+    makers = {p.relative_to(package).as_posix() for p in sources}
+    assert makers == {"stages/redact/__init__.py"}
 
 
 def test_redacted_is_frozen() -> None:

@@ -22,11 +22,15 @@ from dicomnode.imagefile import guard
 from dicomnode.records import Region
 from dicomnode.stages.redact.lines import Box
 
-#: Rows and columns around the glyphs that go with them.
+#: Rows and columns around the glyphs that go with them, at least, and at most twice as many.
 PAD_PX = 2
 #: A reading this sure may call a place harmless.
-_SURE = 50.0
+_SURE = 60.0
+#: What an unknown reading may be ahead in confidence, and how much of its place must be read as harmless.
+_LEAD, _COVER = 15.0, 0.6
 _STRONG = frozenset(("header-match", "date", "number"))
+#: From where a reading is clear, and up to where it is poor.
+_CLEAR, _POOR = 85.0, 60.0
 Judged = tuple[Box, str | None]
 
 
@@ -41,12 +45,14 @@ def regions(judged: Sequence[Judged], frame: int, rows: int, cols: int, *, even:
         Let columns begin and end at even numbers, for YBR_FULL_422.
     """
     harmless = [box for box, reason in judged if reason is None and box.confidence >= _SURE]
+    clear = [box for box, _ in judged if box.confidence >= _CLEAR and box.letters > 1]
     made: list[Region] = []
     for box, reason in judged:
-        if reason is None or (reason not in _STRONG and _outvoted(box, harmless)):
+        if reason is None or (reason not in _STRONG and (_outvoted(box, harmless) or _overread(box, clear))):
             continue
-        left, top = max(0, box.x - PAD_PX), max(0, box.y - PAD_PX)
-        right, bottom = min(cols, box.right + PAD_PX), min(rows, box.bottom + PAD_PX)
+        pad = min(2 * PAD_PX, max(PAD_PX, box.h // 3))
+        left, top = max(0, box.x - pad), max(0, box.y - pad)
+        right, bottom = min(cols, box.right + pad), min(rows, box.bottom + pad)
         if even:
             left, right = left // 2 * 2, -(-right // 2) * 2
         made.append(Region(frame, left, top, right - left, bottom - top, reason))
@@ -54,14 +60,21 @@ def regions(judged: Sequence[Judged], frame: int, rows: int, cols: int, *, even:
 
 
 def _outvoted(box: Box, harmless: Sequence[Box]) -> bool:
-    """Say whether a surer reading of the same place is harmless."""
-    return any(other.confidence > box.confidence and _shared(box, other) >= 0.6 for other in harmless)
+    """Say whether other pages have read harmless words, of at least half the letters, over most of this one's place."""
+    place = np.zeros((box.h, box.w), bool)
+    letters = 0
+    for other in harmless:
+        if box.shared(other) and other.confidence + _LEAD > box.confidence:
+            place[max(0, other.y - box.y) : other.bottom - box.y, max(0, other.x - box.x) : other.right - box.x] = True
+            letters = max(letters, other.letters)
+    return 2 * letters >= box.letters and bool(place.mean() >= _COVER)
 
 
-def _shared(a: Box, b: Box) -> float:
-    width = min(a.right, b.right) - max(a.x, b.x)
-    height = min(a.bottom, b.bottom) - max(a.y, b.y)
-    return max(0, width) * max(0, height) / (a.w * a.h)
+def _overread(box: Box, clear: Sequence[Box]) -> bool:
+    """Say whether a poor reading lies where clear words were read; those have been judged."""
+    if box.confidence >= _POOR:
+        return False
+    return sum(box.shared(other) for other in clear) >= _COVER / 2 * box.w * box.h
 
 
 def _without_inner(made: Sequence[Region]) -> list[Region]:

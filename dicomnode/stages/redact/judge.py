@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from dicomnode.stages.redact.known import Known, fold
+from dicomnode.stages.redact.known import Known, distance, fold
 from dicomnode.stages.redact.words import Words
 
 Mode = Literal["strict", "header"]
@@ -89,7 +89,7 @@ def _allowed(line: list[str], i: int, words: Words) -> bool:
     if not any(c.isalnum() for c in text):
         # A lone mark says nothing.
         return True
-    if text in words or _parts_allowed(text, words):
+    if text in words or _parts_allowed(text, words) or (line[i].endswith(":") and _misread_title(text, words)):
         return True
     if _NUMBER.fullmatch(text):
         before = line[i - 1].lower().strip(".,:;=()[]") if i else ""
@@ -97,6 +97,11 @@ def _allowed(line: list[str], i: int, words: Words) -> bool:
         return behind in words.unit or before in words.label
     measure, labelled = _MEASURE.fullmatch(text), _LABELLED.fullmatch(text)
     return bool((measure and measure[2].lower() in words.unit) or (labelled and labelled[1].lower() in words.label))
+
+
+def _misread_title(text: str, words: Words) -> bool:
+    """A word before a colon is a title, also when OCR has mistaken one of its letters."""
+    return len(text) >= 3 and any(abs(len(word) - len(text)) <= 1 and distance(word, text) <= 1 for word in words.word)
 
 
 def _parts_allowed(text: str, words: Words) -> bool:

@@ -40,6 +40,8 @@ class Page:
     scale: float
     #: (rows, cols) bool.
     ink: NDArray[np.bool_]
+    #: (rows, cols) uint8, the frame itself.
+    grey: Grey
 
 
 def pages(picture: Grey) -> list[Page]:
@@ -76,13 +78,13 @@ def _strokes(grey: Grey, scale: float, operation: int) -> Page | None:
         return None
     soft = np.where(cv2.dilate(ink.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, hat, 0).astype(np.float32)
     top = float(np.percentile(soft[soft > 0], 95))
-    return Page(_resize(255 - np.clip(soft * (255 / top), 0, 255).astype(np.uint8), scale), scale, ink)
+    return Page(_resize(255 - np.clip(soft * (255 / top), 0, 255).astype(np.uint8), scale), scale, ink, grey)
 
 
 def _ends(grey: Grey, scale: float, at_end: Callable[[Grey], NDArray[np.bool_]]) -> Page | None:
     """Shapes of the size of glyphs that lie at one end of the scale."""
     ink = _glyphs(at_end(grey), hollow=True)
-    return Page(_resize(np.where(ink, 0, 255).astype(np.uint8), scale), scale, ink) if ink.any() else None
+    return Page(_resize(np.where(ink, 0, 255).astype(np.uint8), scale), scale, ink, grey) if ink.any() else None
 
 
 def _large(grey: Grey, scale: float, operation: int) -> Page | None:
@@ -92,7 +94,7 @@ def _large(grey: Grey, scale: float, operation: int) -> Page | None:
     if page is None:
         return None
     ink = cv2.resize(page.ink.astype(np.uint8), grey.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
-    return Page(page.picture, page.picture.shape[1] / grey.shape[1], ink)
+    return Page(page.picture, page.picture.shape[1] / grey.shape[1], ink, grey)
 
 
 def _glyphs(mask: NDArray[np.bool_], *, hollow: bool = False) -> NDArray[np.bool_]:
