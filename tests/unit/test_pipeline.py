@@ -1,0 +1,373 @@
+"""The straight line of the work: what is made for whom, what a failing stage holds, and that a repeat gives the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from io import BytesIO, StringIO
+from typing import Any
+
+import pydicom
+import pytest
+
+from dicomnode import log
+from dicomnode.errors import (
+    Permanent,
+    RedactionUncertain,
+    SpoolFull,
+    StageFailed,
+    Undecodable,
+    UnsupportedTransferSyntax,
+)
+from dicomnode.header import header
+from dicomnode.image import Coded, Image, Redacted
+from dicomnode.outputs import Material
+from dicomnode.outputs.table import OUTPUTS
+from dicomnode.pipeline import NAMELESS_KINDS, Kit, Order, _groups, digest_of, process
+from dicomnode.records import Findings, Instance, Output, OutputKind, Result, Route
+from dicomnode.settings import LogSettings, Peer
+from dicomnode.stages.encode import Encode
+from tests.unit.materials import CHEST, FINDINGS, NODE, marked_dx, pydicom_file, spooled, written
+
+MARK = "Zzmarker^Quentin"
+PEERS = {
+    "pacs": Peer(ae_title="PACS", host="127.0.0.1", port=11113, trust="inside"),
+    "ris": Peer(ae_title="RIS", host="127.0.0.1", port=11114, trust="inside", sr_class="basic-text"),
+    "viewer": Peer(ae_title="VIEWER", host="127.0.0.1", port=11115, trust="inside"),
+    "partner": Peer(ae_title="PARTNER", host="127.0.0.1", port=11116),
+    "study": Peer(ae_title="STUDY", host="127.0.0.1", port=11117, sr_class="basic-text"),
+}
+
+
+def route(outputs: tuple[OutputKind, ...], destinations: tuple[str, ...] = ("pacs",)) -> Route:
+    """A chest that goes where the test wants it."""
+    return dataclasses.replace(CHEST, outputs=outputs, destinations=destinations)
+
+
+def redacted(image: Image) -> Redacted:
+    """What a redaction that found nothing gives."""
+    return Redacted(image, (), "found nothing", (0.0,), strict=True)
+
+
+def waived(image: Image) -> Redacted:
+    """What a person's release gives."""
+    return Redacted(image, (), "released by a person", (0.0,), released=True)
+
+
+def kit(chosen: Route, **more: Any) -> Kit:
+    """Stages that do next to nothing, and the real coder and builders."""
+    base = Kit(
+        route=lambda _instance, _image: chosen, infer=lambda _image, _route: FINDINGS, redact=redacted, waive=waived,
+        encode=Encode(), outputs=OUTPUTS, node=NODE, peers=PEERS, digest="cd" * 32,
+    )
+    return dataclasses.replace(base, **more)
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    """A stage that always fails in this way."""
+
+    def stage(*_: object) -> Any:
+        raise error
+
+    return stage
+
+
+def work(kit_: Kit, source: bytes | None = None, order: Order | None = None) -> Result:
+    """Take one spooled instance through `process`."""
+    data = spooled(marked_dx() if source is None else source)
+    instance = header(BytesIO(data), instance_id="20310709T101112131415-0badcafe", location="incoming/x.dcm", node_id="n")
+    # The outputs need the stream to be open as long as they live; memory is.
+    return process(instance, BytesIO(data), kit_, order)
+
+
+def made(result: Result) -> list[str]:
+    """Kinds of the outputs."""
+    return sorted(output.kind for output in result.outputs)
+
+
+def held(result: Result) -> dict[str, str]:
+    """Why each kind is held."""
+    return {one.kind: one.reason for one in result.held}
+
+
+@pytest.fixture
+def lines() -> StringIO:
+    """What the log writes, as JSON lines."""
+    stream = StringIO()
+    log.configure(LogSettings(format="json", level="debug"), "work", b"k" * 32, stream=stream)
+    return stream
+
+
+# -- who gets what
+def test_destinations_that_get_the_same_object_share_it() -> None:
+    """One SR a trust and class, one SC a trust, one de-identified image for all; nothing is made twice."""
+    groups = _groups(route(("sr", "sc", "deidentified"), tuple(PEERS)), PEERS, has_pixels=True)
+    assert groups == [
+        ("sr", "kept", "comprehensive-3d", ("pacs", "viewer")),
+        ("sr", "kept", "basic-text", ("ris",)),
+        ("sr", "removed", "comprehensive-3d", ("partner",)),
+        ("sr", "removed", "basic-text", ("study",)),
+        ("sc", "kept", "", ("pacs", "ris", "viewer")),
+        ("sc", "removed", "", ("partner", "study")),
+        ("deidentified", "removed", "", ("pacs", "ris", "viewer", "partner", "study")),
+    ]
+
+
+@pytest.mark.parametrize("trust", ["inside", "outside"])
+def test_identity_follows_trust_and_kind(trust: str) -> None:
+    """Identity is kept for inside peers alone, and by a de-identified image for nobody."""
+    peers = {"one": Peer.model_validate({"ae_title": "ONE", "host": "127.0.0.1", "port": 104, "trust": trust})}
+    kinds: tuple[OutputKind, ...] = ("sr", "sc", "deidentified", "original")
+    found = {kind: identity for kind, identity, *_ in _groups(route(kinds, ("one",)), peers, has_pixels=True)}
+    assert found == {
+        kind: "kept" if trust == "inside" and kind not in NAMELESS_KINDS else "removed" for kind in kinds
+    }
+    assert "deidentified" in NAMELESS_KINDS
+
+
+def test_a_peer_is_outside_unless_it_says_otherwise() -> None:
+    """A peer file without ``trust`` must not get an identity."""
+    peers = {"one": Peer(ae_title="ONE", host="127.0.0.1", port=104)}
+    assert [group[1] for group in _groups(route(("sr", "sc"), ("one",)), peers, has_pixels=True)] == ["removed", "removed"]
+
+
+def test_a_route_without_outputs_asks_no_model_and_no_redaction() -> None:
+    """Where nothing leaves nothing costly is done, but the pixels are digested: a resend is told by that."""
+    refuse = raising(AssertionError("must not be called"))
+    result = work(kit(route(()), infer=refuse, redact=refuse, waive=refuse, encode=refuse))
+    assert result.outputs == ()
+    assert result.held == ()
+    assert len(result.pixel_digest) == 64
+
+
+def test_an_instance_without_pixels_gives_the_original_alone() -> None:
+    """A report or picture of an object that shows nothing would be about nothing."""
+    refuse = raising(AssertionError("must not be called"))
+    source = pydicom_file("rtplan.dcm")
+    result = work(kit(route(("sr", "sc", "deidentified", "original")), redact=refuse, encode=refuse), source)
+    assert made(result) == ["original"]
+    assert result.held == ()
+    assert result.pixel_digest == ""
+    assert written(result.outputs[0]) == spooled(source)
+
+
+def test_originals_alone_are_not_redacted() -> None:
+    """The node does not read text in pixels that it passes on unchanged."""
+    result = work(kit(route(("original",)), redact=raising(AssertionError("must not be called"))))
+    assert made(result) == ["original"]
+
+
+# -- what fails holds what it must, and no more
+PIXEL_ERRORS = [Undecodable("x"), UnsupportedTransferSyntax("x"), RedactionUncertain("x"), StageFailed("x")]
+
+
+@pytest.mark.parametrize("error", PIXEL_ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("stage", ["redact", "encode"])
+def test_failing_pixels_hold_pixels_and_the_report_leaves(stage: str, error: Permanent) -> None:
+    """The SR for an inside peer leaves although its picture waits; every pixel output of every destination is held."""
+    everything = route(("sr", "sc", "deidentified"), ("pacs", "partner"))
+    result = work(kit(everything, **{stage: raising(error)}))
+    assert made(result) == ["sr", "sr"]
+    assert {(one.kind, one.destinations, one.reason) for one in result.held} == {
+        ("sc", ("pacs",), error.code), ("sc", ("partner",), error.code), ("deidentified", ("pacs", "partner"), error.code),
+    }
+
+
+@pytest.mark.parametrize("error", [StageFailed("x"), ValueError("x")], ids=["ours", "strange"])
+def test_a_failing_model_holds_everything_but_the_original(error: Exception) -> None:
+    """A report without the finding that its route wants must not pass as complete."""
+    result = work(kit(route(("sr", "sc", "deidentified", "original")), infer=raising(error)))
+    assert made(result) == ["original"]
+    assert held(result) == {"sr": "stage_failed", "sc": "stage_failed", "deidentified": "stage_failed"}
+    assert result.findings == Findings()
+
+
+@pytest.mark.parametrize("stage", ["route", "redact", "encode", "infer", "sr"])
+def test_a_strange_error_becomes_stage_failed_without_its_text(stage: str, lines: StringIO) -> None:
+    """A library may quote the patient in its error: the text is in no log line and no message."""
+    strange = raising(KeyError(f"no such name: {MARK}"))
+    wanted = route(("sr", "sc", "deidentified"))
+    broken = kit(wanted, outputs={**OUTPUTS, "sr": strange}) if stage == "sr" else kit(wanted, **{stage: strange})
+    if stage == "route":
+        with pytest.raises(StageFailed) as caught:
+            work(broken)
+        error: BaseException | None = caught.value
+        assert "route" in str(error)
+        assert "KeyError" in str(error)
+        while error is not None:
+            assert MARK not in repr(error)
+            error = error.__cause__  # the context stays, but `from None` keeps a traceback from printing it
+        assert caught.value.__suppress_context__
+    else:
+        assert set(held(work(broken)).values()) == {"stage_failed"}
+    defects = [json.loads(line) for line in lines.getvalue().splitlines()]
+    named = "report" if stage == "sr" else stage
+    assert [(one["event"], one["stage"], one["error_type"]) for one in defects] == [("defect", named, "KeyError")]
+    assert "Zzmarker" not in lines.getvalue()
+
+
+def test_a_header_that_cannot_be_read_leaves_as_undecodable() -> None:
+    """The instance as a whole cannot be worked, so the caller must hear of it."""
+    data = spooled(marked_dx())
+    instance = header(BytesIO(data), instance_id="i", location="", node_id="")
+    with pytest.raises(Undecodable):
+        process(instance, BytesIO(data[:-12290]), kit(route(("sr",))))
+
+
+def test_what_will_pass_by_itself_is_not_held() -> None:
+    """A transient error of any stage leaves `process`, so that the instance is deferred and nothing is shown as held."""
+    for stage in ("route", "infer", "redact", "encode"):
+        with pytest.raises(SpoolFull):
+            work(kit(route(("sr", "sc")), **{stage: raising(SpoolFull("x"))}))
+
+
+@pytest.mark.parametrize("broken", ["sr", "sc", "deidentified", "original"])
+def test_a_failing_builder_holds_its_output_alone(broken: OutputKind) -> None:
+    """One output that cannot be made keeps no other from leaving."""
+    kinds: tuple[OutputKind, ...] = ("sr", "sc", "deidentified", "original")
+    result = work(kit(route(kinds), outputs={**OUTPUTS, broken: raising(StageFailed("x"))}))
+    assert held(result) == {broken: "stage_failed"}
+    assert made(result) == sorted(set(kinds) - {broken})
+
+
+def test_redaction_in_header_mode_holds_what_leaves_for_outside_alone() -> None:
+    """The same capture is made for the inside peer; the builder for outside refuses it."""
+
+    def loose(image: Image) -> Redacted:
+        return dataclasses.replace(redacted(image), strict=False)
+
+    result = work(kit(route(("sc", "deidentified"), ("pacs", "partner")), redact=loose))
+    assert [(one.kind, one.identity) for one in result.outputs] == [("sc", "kept")]
+    assert {(one.kind, one.destinations) for one in result.held} == {
+        ("sc", ("partner",)), ("deidentified", ("pacs", "partner")),
+    }
+    assert set(held(result).values()) == {"redaction_uncertain"}
+
+
+# -- a person's release
+def test_a_release_takes_the_place_of_redaction() -> None:
+    """What a person vouched for is not judged again, and the object says so."""
+    order = Order(generation=1, waived=True)
+    result = work(kit(route(("deidentified",), ("partner",)), redact=raising(RedactionUncertain("x"))), order=order)
+    assert made(result) == ["deidentified"]
+    assert result.held == ()
+    ds = pydicom.dcmread(BytesIO(written(result.outputs[0])))
+    assert "released by a person" in ds.DeidentificationMethod
+
+
+def test_nothing_is_waived_unasked() -> None:
+    """Without the release redaction runs, whatever the generation."""
+    result = work(kit(route(("sc",)), waive=raising(AssertionError("unasked"))), order=Order(generation=3))
+    assert made(result) == ["sc"]
+
+
+# -- identity of results
+def test_a_repeat_makes_the_same_objects() -> None:
+    """A crash and repeat gives the same UIDs and the same bytes, so an archive that has them keeps one of each."""
+    wanted = kit(route(("sr", "sc", "deidentified"), ("pacs", "partner")))
+    one, two = work(wanted), work(wanted)
+    assert [(o.sop_instance_uid, written(o)) for o in one.outputs] == [(o.sop_instance_uid, written(o)) for o in two.outputs]
+    assert len({o.sop_instance_uid for o in one.outputs}) == len(one.outputs) == 5
+
+
+def test_a_rework_on_purpose_makes_new_objects() -> None:
+    """The next generation has other UIDs, except for originals, which keep theirs."""
+    wanted = kit(route(("sr", "sc", "deidentified", "original")))
+    one, two = (
+        {o.kind: o.sop_instance_uid for o in work(wanted, order=Order(generation=number)).outputs} for number in (0, 1)
+    )
+    assert {kind for kind in one if one[kind] == two[kind]} == {"original"}
+
+
+@pytest.mark.parametrize("what", ["kit", "findings"])
+def test_another_model_makes_other_objects(what: str) -> None:
+    """A result of another router, setting or findings model is another object, never the same UID with other content."""
+    plain = kit(route(("sr", "sc", "deidentified")))
+    other = dataclasses.replace(FINDINGS, digest="ef" * 32)
+    changed = dataclasses.replace(plain, digest="ef" * 32) if what == "kit" else kit(
+        route(("sr", "sc", "deidentified")), infer=lambda _image, _route: other,
+    )
+    one, two = ({o.kind: o.sop_instance_uid for o in work(each).outputs} for each in (plain, changed))
+    assert len(one) == 3
+    assert all(one[kind] != two[kind] for kind in one)
+
+
+def test_the_digest_tells_its_parts_apart() -> None:
+    """Moving a character from one part to the next gives another digest."""
+    assert digest_of("ab", "c") != digest_of("a", "bc") != digest_of("abc")
+
+
+def test_a_report_names_the_report_before_it_alone() -> None:
+    """Predecessors are filtered by kind: an SR must not claim to replace a picture."""
+    sr_class, old_sr = "1.2.840.10008.5.1.4.1.1.88.34", "2.25.11"
+    seen: dict[str, tuple[tuple[str, str], ...]] = {}
+
+    def watched(kind: OutputKind) -> Callable[[Material], Output]:
+        def build(material: Material) -> Output:
+            seen[kind] = material.predecessors
+            return OUTPUTS[kind](material)
+
+        return build
+
+    order = Order(1, predecessors=(("sr", sr_class, old_sr), ("sc", "1.2.840.10008.5.1.4.1.1.7", "2.25.12")))
+    kinds: tuple[OutputKind, ...] = ("sr", "sc", "deidentified")
+    result = work(kit(route(kinds), outputs={kind: watched(kind) for kind in kinds}), order=order)
+    assert seen == {"sr": ((sr_class, old_sr),), "sc": (("1.2.840.10008.5.1.4.1.1.7", "2.25.12"),), "deidentified": ()}
+    report = next(o for o in result.outputs if o.kind == "sr")
+    ds = pydicom.dcmread(BytesIO(written(report)))
+    (study,) = ds.PredecessorDocumentsSequence
+    (item,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == (sr_class, old_sr)
+
+
+# -- what is said of the work
+def test_every_stage_is_timed_also_when_it_fails() -> None:
+    """`queue show` and the benchmarks rest on these figures."""
+    names = {"read", "route", "infer", "digest", "redact", "encode", "report"}
+    assert set(work(kit(route(("sr", "sc")))).stage_ms) == names
+    failed = work(kit(route(("sr", "sc")), redact=raising(RedactionUncertain("x")))).stage_ms
+    assert set(failed) == names - {"encode"}
+    assert min(failed.values()) >= 0
+
+
+def test_pixels_that_do_not_decode_have_no_digest_and_hold() -> None:
+    """Undecodable is never clean, and never the same as something else."""
+    source = marked_dx()
+    dataset = pydicom.dcmread(BytesIO(source))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f no such stream"])
+    dataset["PixelData"].VR = "OB"
+    broken = io.BytesIO()
+    pydicom.dcmwrite(broken, dataset, enforce_file_format=True)
+
+    def look(image: Image) -> Redacted:
+        image.frame(0)
+        return redacted(image)
+
+    result = work(kit(route(("sr", "sc")), redact=look), broken.getvalue())
+    assert result.pixel_digest == ""
+    assert made(result) == ["sr"]
+    assert held(result) == {"sc": "undecodable"}
+
+
+def test_the_stages_get_what_the_one_before_made() -> None:
+    """Order is code: redaction sees the opened image, the coder what redaction gave, the builders what was coded."""
+    seen: list[object] = []
+
+    def encode(what: Redacted) -> Coded:
+        seen.append(what.method)
+        return Encode()(what)
+
+    def infer(image: Image, chosen: Route) -> Findings:
+        seen.append((image.rows, chosen.rule))
+        return FINDINGS
+
+    def choose(instance: Instance, image: Image) -> Route:
+        seen.append((instance.modality, image.columns))
+        return route(("sc",))
+
+    result = work(kit(route(()), route=choose, infer=infer, encode=encode))
+    assert seen == [("DX", 64), (96, "chest"), "found nothing"]
+    assert made(result) == ["sc"]
