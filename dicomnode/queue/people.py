@@ -113,6 +113,7 @@ class People(Database):
                 changed += connection.execute(
                     f"{_DELIVERIES_AGAIN} AND state IN ('hold', 'expired', 'deferred')", values,
                 ).rowcount
+            _unblock(connection, values)
             return _note(connection, instance_id, now, who, "retry", changed)
 
     def release(self, instance_id: str, now: datetime, who: str = "") -> int:
@@ -125,6 +126,7 @@ class People(Database):
             ).rowcount
             changed += _remake(connection, values, waive=True)
             changed += connection.execute(f"{_DELIVERIES_AGAIN} AND state = 'hold'", values).rowcount
+            _unblock(connection, values)
             return _note(connection, instance_id, now, who, "release", changed)
 
     def drop(self, instance_id: str, now: datetime, who: str = "") -> int:
@@ -170,6 +172,14 @@ def _row(connection: sqlite3.Connection, instance_id: str) -> sqlite3.Row:
     if not isinstance(row, sqlite3.Row):
         raise NotFound(f"{instance_id}: no such instance in the queue")
     return row
+
+
+def _unblock(connection: sqlite3.Connection, values: Mapping[str, object]) -> None:
+    """Who sends again by hand has mended something: lanes that were blocked are tried at once."""
+    connection.execute(
+        "UPDATE destinations SET state = 'up', reason = '', since = :now WHERE state = 'blocked' "
+        "AND name IN (SELECT destination FROM deliveries WHERE instance_id = :key)", values,
+    )
 
 
 def _note(connection: sqlite3.Connection, instance_id: str, now: datetime, who: str, what: str, changed: int) -> int:

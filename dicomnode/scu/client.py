@@ -99,8 +99,11 @@ def send_files(
             try:
                 if link is None or not link.alive:
                     link = Link.open(peer, calling_ae, group, timeout_s)
-                taken = needed[path] in link.accepted
-                verdict = link.send(path, path.stat().st_size) if taken else Verdict("refused", NoPresentationContext.code)
+                context = needed[path]
+                if context is None or context not in link.accepted:
+                    verdict = Verdict("refused", NoPresentationContext.code)
+                else:
+                    verdict = link.send(path, context, path.stat().st_size)
             except NoPresentationContext as error:
                 verdict = Verdict("refused", error.code)
             verdicts[path] = verdict

@@ -40,7 +40,7 @@ from dicomnode.errors import (
 from dicomnode.log import get_logger
 from dicomnode.queue import Owner, Queue
 from dicomnode.records import Delivery, Verdict
-from dicomnode.scu.link import MAX_CONTEXTS, Context, Link
+from dicomnode.scu.link import MAX_CONTEXTS, Context, Link, implicit
 from dicomnode.settings import Peer, Settings
 from dicomnode.spool import Spool
 
@@ -174,7 +174,7 @@ class Lane:
         path = self._spool.path(delivery.location)
         try:
             size = path.stat().st_size
-            verdict = link.send(path, size)
+            verdict = link.send(path, context, size)
         except (FileNotFoundError, FileMissing):
             size, verdict = 0, Verdict("refused", FileMissing.code)
         self._settle(delivery, verdict, send_ms=round((time.perf_counter() - started) * 1000, 1), size_bytes=size)
@@ -195,13 +195,14 @@ class Lane:
                 raise ReleaseRefused("no such peer")
             self._remember(context)
             self._link = self._open(self._peer, set(self._known))
-        if context not in self._link.accepted:
+        if not self._link.takes(context):
             raise NoPresentationContext("the peer does not take this SOP Class in this transfer syntax")
         return self._link
 
     def _remember(self, context: Context) -> None:
-        self._known.pop(context, None)
-        self._known[context] = None
+        for one in (implicit(context), context) if context[1] == contexts.EXPLICIT else (context,):
+            self._known.pop(one, None)
+            self._known[one] = None
         while len(self._known) > MAX_CONTEXTS:
             del self._known[next(iter(self._known))]
 

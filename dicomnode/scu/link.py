@@ -1,7 +1,8 @@
 """One association to a peer, from the requestor's side: the one place that reaches into pynetdicom for sending.
 
 **Way** `Link.open` proposes exactly the presentation contexts that it is given, each with one transfer syntax; `Link.send`
-streams the data set of a file as it is stored, never decoded; `Link.close` releases. After anything but an orderly answer
+streams the data set of a file as it is stored; only for a peer that takes Implicit VR Little Endian alone an Explicit one is
+encoded anew, its values untouched. `Link.close` releases. After anything but an orderly answer
 the association is aborted and never used again.
 
 **Fails** `PeerUnavailable` (no connection, or no answer to the request), `AssociationRejectedTransient`,
@@ -11,7 +12,8 @@ the association is aborted and never used again.
 **Standard** PS3.7 9.1.1 (C-STORE), 9.1.5 (C-ECHO), PS3.8 7.1.
 
 **Limits** Written against pynetdicom 3.0.4, which queues all fragments of a file before they are written to the socket.
-A peer behind a link slower than `SLOWEST_BYTES_S` counts as silent.
+A peer behind a link slower than `SLOWEST_BYTES_S` counts as silent. What is encoded anew is whole in memory, so files above
+`ANEW_MAX_BYTES` are refused there.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
+from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import build_context
@@ -48,6 +51,8 @@ Context = tuple[str, str]
 MAX_CONTEXTS = 128
 #: The wait for a response grows with the data set: it is in the socket's queue for a while.
 SLOWEST_BYTES_S = 250_000
+#: Largest file that is encoded anew in Implicit VR.
+ANEW_MAX_BYTES = 256 << 20
 _MAX_PDU_BYTES = 131072
 _PERMANENT = 1
 
@@ -114,14 +119,21 @@ class Link:
         """True while the association can be used."""
         return bool(self._assoc.is_established)
 
-    def send(self, path: Path, size_bytes: int = 0) -> Verdict:
-        """Send one Part 10 file by C-STORE and say what came of it."""
+    def takes(self, context: Context) -> bool:
+        """Say whether the peer accepted this context, or Implicit VR for an Explicit VR Little Endian one."""
+        return context in self.accepted or (context[1] == contexts.EXPLICIT and implicit(context) in self.accepted)
+
+    def send(self, path: Path, context: Context, size_bytes: int = 0) -> Verdict:
+        """Send one Part 10 file of this context by C-STORE and say what came of it."""
         if not self.alive:
             return Verdict("deferred", NoStatus.code)
         self._message_id = self._message_id % 0xFFFF + 1
         self._assoc.dimse_timeout = self._timeout_s + size_bytes / SLOWEST_BYTES_S
+        anew = context not in self.accepted
+        if anew and size_bytes > ANEW_MAX_BYTES:
+            return Verdict("refused", NoPresentationContext.code)
         try:
-            response = self._assoc.send_c_store(path, msg_id=self._message_id)
+            response = self._assoc.send_c_store(dcmread(path) if anew else path, msg_id=self._message_id)
         except FileNotFoundError:
             raise FileMissing("the file of a delivery is not in the spool") from None
         except (AttributeError, InvalidDicomError):  # nothing was sent: there is no usable file meta
@@ -155,6 +167,11 @@ class Link:
     def abort(self) -> None:
         """End the association at once; one that was released only lets go of its socket and threads."""
         _end(self._assoc, self._sockets)
+
+
+def implicit(context: Context) -> Context:
+    """The same SOP Class in Implicit VR Little Endian, which every DICOM application must take (PS3.5 section 10.1)."""
+    return context[0], contexts.IMPLICIT
 
 
 def _end(assoc: Any, sockets: list[socket.socket]) -> None:

@@ -23,7 +23,7 @@ from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, Verdict
 from dicomnode.scu import echo, run_sender, send_files
-from dicomnode.scu.link import Link
+from dicomnode.scu.link import Context, Link
 from dicomnode.settings import LogSettings, Peer, Settings
 from dicomnode.spool import Spool, new_id
 from tests.integration.peers import Scripted, free_port, orthanc, settings, storescp, wait_for
@@ -328,6 +328,19 @@ def test_file_missing(tmp_path: Path) -> None:
     assert sending.deliveries()[0]["reason"] == "file_missing"
 
 
+def test_peer_that_takes_implicit_only(tmp_path: Path) -> None:
+    """An Explicit VR output is encoded anew for a peer that takes Implicit VR alone, its values unchanged."""
+    with storescp(tmp_path / "archive", "+xi") as (port, folder):
+        sending = Sending(tmp_path, {"pacs": inside(port)})
+        uid = sending.add(CT, "pacs")
+        sending.until(lambda: sending.states() == ["delivered"])
+    stored, source = pydicom.dcmread(next(folder.iterdir())), pydicom.dcmread(CT)
+    assert stored.SOPInstanceUID == uid
+    assert stored.file_meta.TransferSyntaxUID == contexts.IMPLICIT
+    assert stored.PixelData == source.PixelData
+    assert str(stored.PatientName) == str(source.PatientName)
+
+
 def test_file_that_is_none(tmp_path: Path) -> None:
     """A delivery whose file cannot be read as DICOM is on hold and does not stand before the next one."""
     with Scripted().running(TAKES_CT) as peer:
@@ -344,11 +357,11 @@ def test_lane_survives_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """An error that nobody foresaw defers the delivery in hand, is logged, and the lane goes on."""
     real, calls = Link.send, []
 
-    def broken(self: Link, path: Path, size_bytes: int = 0) -> Verdict:
+    def broken(self: Link, path: Path, context: Context, size_bytes: int = 0) -> Verdict:
         calls.append(path)
         if len(calls) == 1:
             raise ZeroDivisionError
-        return real(self, path, size_bytes)
+        return real(self, path, context, size_bytes)
 
     monkeypatch.setattr(Link, "send", broken)
     with Scripted().running(TAKES_CT) as peer:

@@ -497,6 +497,15 @@ class QueueContract:
         (row,) = queue.find(instance().instance_id)
         assert row["acts"] == [{"at": NOW.isoformat(), "who": "anna", "what": "retry", "rows": 1}]
 
+    def test_retry_opens_the_lane_of_a_blocked_destination(self, queue: Queue) -> None:
+        """Who retries has mended something: the sender need not wait for its slow probe; other lanes stay as they are."""
+        worked(queue, instance(), [output()])
+        queue.set_destination("pacs", "blocked", "association_rejected", NOW)
+        queue.set_destination("lab", "blocked", "association_rejected", NOW)
+        queue.retry(instance().instance_id, LATER)
+        assert queue.destination_state("pacs") == ("up", "", LATER)
+        assert queue.destination_state("lab")[0] == "blocked"
+
     def test_retry_of_a_held_output_makes_the_next_generation_without_waiving(self, queue: Queue) -> None:
         """Redaction is asked again; the former results are named, the empty place on hold is gone."""
         worked(queue, instance(), [output()], [Held("sc", ("pacs",), "redaction_uncertain")])
