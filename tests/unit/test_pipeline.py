@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable
 from io import BytesIO, StringIO
-from typing import Any
 
 import pydicom
 import pytest
@@ -29,53 +28,8 @@ from dicomnode.pipeline import NAMELESS_KINDS, Kit, Order, _groups, digest_of, p
 from dicomnode.records import Findings, Instance, Output, OutputKind, Result, Route
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.stages.encode import Encode
-from tests.unit.materials import CHEST, FINDINGS, NODE, marked_dx, pydicom_file, spooled, written
-
-MARK = "Zzmarker^Quentin"
-PEERS = {
-    "pacs": Peer(ae_title="PACS", host="127.0.0.1", port=11113, trust="inside"),
-    "ris": Peer(ae_title="RIS", host="127.0.0.1", port=11114, trust="inside", sr_class="basic-text"),
-    "viewer": Peer(ae_title="VIEWER", host="127.0.0.1", port=11115, trust="inside"),
-    "partner": Peer(ae_title="PARTNER", host="127.0.0.1", port=11116),
-    "study": Peer(ae_title="STUDY", host="127.0.0.1", port=11117, sr_class="basic-text"),
-}
-
-
-def route(outputs: tuple[OutputKind, ...], destinations: tuple[str, ...] = ("pacs",)) -> Route:
-    """A chest that goes where the test wants it."""
-    return dataclasses.replace(CHEST, outputs=outputs, destinations=destinations)
-
-
-def redacted(image: Image) -> Redacted:
-    """What a redaction that found nothing gives."""
-    return Redacted(image, (), "found nothing", (0.0,), strict=True)
-
-
-def waived(image: Image) -> Redacted:
-    """What a person's release gives."""
-    return Redacted(image, (), "released by a person", (0.0,), released=True)
-
-
-def kit(chosen: Route, **more: Any) -> Kit:
-    """Stages that do next to nothing, and the real coder and builders."""
-    base = Kit(
-        route=lambda _instance, _image: chosen, infer=lambda _image, _route: FINDINGS, redact=redacted, waive=waived,
-        encode=Encode(), outputs=OUTPUTS, node=NODE, peers=PEERS, digest="cd" * 32,
-    )
-    return dataclasses.replace(base, **more)
-
-
-class Unwanted(BaseException):
-    """A stage was called that must not be; no ``except Exception`` swallows it."""
-
-
-def raising(error: BaseException) -> Callable[..., Any]:
-    """A stage that always fails in this way."""
-
-    def stage(*_: object) -> Any:
-        raise error
-
-    return stage
+from tests.unit.fakes import MARK, PEERS, Unwanted, kit, raising, redacted, route
+from tests.unit.materials import FINDINGS, marked_dx, pydicom_file, spooled, written
 
 
 def work(kit_: Kit, source: bytes | None = None, order: Order | None = None) -> Result:
