@@ -1,10 +1,10 @@
 """Change pictures at random, so that a network learns anatomy and not the look of a source.
 
-**Way** each class comes from few sources that differ in padding, contrast, resolution, borders and burned-in letters;
+**Way** Each class comes from few sources that differ in padding, contrast, resolution, borders and burned-in letters;
 every one of these gets a function here that blurs the difference. A recipe is a table of probability and function;
 all take and give (rows, cols) float32 in 0..1 and a random generator, so that a seed repeats the same picture.
 
-**Limits** grey pictures only; nothing here changes anatomy (no warps, no mixing of pictures).
+**Limits** Grey pictures only; nothing here changes anatomy (no warps, no mixing of pictures).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """Read which pictures there are to learn from, and hold them decoded in memory.
 
-**Way** a manifest (CSV with the columns path, class, split and, where known, source_repo, source_path and licence; paths
+**Way** A manifest (CSV with the columns path, class, split and, where known, source_repo, source_path and licence; paths
 relative to the manifest) or a folder `<split>/<label>/<picture>` becomes a tuple of `Example`. The splits are sacred:
 learn on train, choose on val, look at test once for the report. Pixels pass through `to_unit`, the function that the
 running node uses.

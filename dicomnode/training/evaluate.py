@@ -56,7 +56,7 @@ def _groups(data: Path, selections: Mapping[str, Selection], split: str) -> dict
         if not any(found.values()):
             found = {"test": read_manifest(data, EVERYTHING)}
     groups = {
-        split if name == "test" else f"{split} {name}": [example for example in part if example.split == split]
+        split if name == "test" else name: [example for example in part if example.split == split]
         for name, part in found.items()
     }
     groups = {name: part for name, part in groups.items() if part}

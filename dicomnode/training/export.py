@@ -14,10 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -48,9 +49,13 @@ def draw_phantom() -> NDArray[np.uint8]:
     return np.asarray(cv2.GaussianBlur(picture, (5, 5), 1.2), dtype=np.uint8)
 
 
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are the same in both
@@ -59,12 +64,14 @@ def _toml_value(value: Any) -> str:
 def _toml(table: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Lines of a TOML table: its own values, then its tables and lists of tables."""
     nested = {key: value for key, value in table.items() if _is_table(value, prefix)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in table.items() if key not in nested]
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in table.items() if key not in nested]
     for key, value in nested.items():
         many = isinstance(value, list | tuple)
-        head = f"[[{prefix}{key}]]" if many else f"[{prefix}{key}]"
+        path = f"{prefix}{_toml_key(key)}"
+        head = f"[[{path}]]" if many else f"[{path}]"
         for item in value if many else (value,):
-            lines += ["", head, *_toml(item, f"{prefix}{key}.")]
+            inner = _toml(item, f"{path}.")
+            lines += ["", head, *inner] if many or inner[:1] != [""] else inner  # a table of tables needs no heading
     return lines
 
 
@@ -89,18 +96,22 @@ def write_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> s
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
-        torch.onnx.export(
+        program = torch.onnx.export(
             network,
             (torch.zeros(2, *shape),),
-            path,
             input_names=["image"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("n")},),
             opset_version=OPSET,
-            external_data=False,
             dynamo=True,
             verbose=False,
         )
+    model = cast("torch.onnx.ONNXProgram", program).model_proto  # None only without dynamo
+    # The exporter notes stack traces, with the paths of this machine, at every node and value.
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    path.write_bytes(model.SerializeToString(deterministic=True))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

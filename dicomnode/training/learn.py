@@ -1,6 +1,6 @@
 """From examples to a taught network: what the router and the findings models share.
 
-**Way** examples with their splits come in; train pictures are held as 8 bit, val pictures are prepared exactly as the
+**Way** Examples with their splits come in; train pictures are held as 8 bit, val pictures are prepared exactly as the
 node would; `loop.fit` teaches; the temperature that makes probabilities honest is fitted on val. The test split never
 passes here.
 

@@ -1,13 +1,13 @@
 """Teach a network, epoch by epoch, and keep the weights that were best on val.
 
-**Way** examples held in memory are drawn by class and source, augmented, prepared by the card's steps and learned from
+**Way** Examples held in memory are drawn by class and source, augmented, prepared by the card's steps and learned from
 with AdamW, a cosine schedule with warm-up and label smoothing; a slow average of the weights (EMA) is what val judges
 and what is kept. Every draw comes from (seed, epoch, position), so that a run repeats, and one resumed from `last.pt`
 goes on as if never stopped.
 
 **Fails** `BadSetting` when a checkpoint belongs to another run.
 
-**Limits** one device, CPU or one GPU; single precision. Sums on a GPU or with another thread count may differ in the
+**Limits** One device, CPU or one GPU; single precision. Sums on a GPU or with another thread count may differ in the
 last bits.
 """
 

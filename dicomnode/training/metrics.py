@@ -1,9 +1,9 @@
 """Figures of a classifier from what was true and what was answered.
 
-**Way** class indices in, numbers out; numpy only, so that training and evaluation count in one way.
+**Way** Class indices in, numbers out; numpy only, so that training and evaluation count in one way.
 
-**Limits** one label per picture. Intervals are percentile bootstrap intervals over pictures; pictures of one person are
-not independent, so true intervals are somewhat wider.
+**Limits** One label per picture. Intervals are percentile bootstrap intervals over pictures; pictures of one person are
+not independent, so true intervals are somewhat wider; a figure of exactly 1 gets no width at all.
 """
 
 from collections.abc import Callable

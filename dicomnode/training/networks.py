@@ -3,7 +3,7 @@
 **Way** `build(arch, ...)` gives a torch module from (n, 1, rows, cols) float32 to (n, classes) logits; another
 architecture is one more line in `BUILDERS`.
 
-**Limits** no weights from elsewhere; every network starts from random ones.
+**Limits** No weights from elsewhere; every network starts from random ones.
 
 **References** MobileNet-V1 is Howard et al. 2017, arXiv:1704.04861, table 1.
 """

@@ -50,8 +50,8 @@ ROUTER_LABELS = (
 )
 #: The threshold is replaced by the one chosen on val.
 PNEUMONIA_LABELS = (
-    _label("normal", "No pneumonia seen", ("17621005", "Normal")),
-    _label("pneumonia", "Looks like the pneumonia pictures of the training data", ("233604007", "Pneumonia"), 0.5),
+    _label("normal", "No signs of pneumonia", ("17621005", "Normal")),
+    _label("pneumonia", "Signs of pneumonia", ("233604007", "Pneumonia"), 0.5),
 )
 
 
@@ -245,12 +245,11 @@ def train_findings(
         else label
         for index, label in enumerate(labels)
     ]
-    seen = ", ".join(label.meaning.lower() for label in labels if label.abnormal)
     card = cards.Card.model_validate(
         _card("findings", name, version, size, chosen, taught.learned)
         | {
             "body_parts": tuple(body_parts),
-            "intended_use": f"Research on: {seen}; for {', '.join(body_parts)}. {_NOT_A_DEVICE}",
+            "intended_use": f"Research: tells {' from '.join(keys)} in {', '.join(body_parts)}. {_NOT_A_DEVICE}",
             "output": {"name": "logits", "activation": "softmax", "temperature": taught.temperature},
         }
     )

@@ -23,6 +23,7 @@ pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
 
 from dicomnode.training import learn, loop, networks, train  # noqa: E402 - need torch
 from dicomnode.training.evaluate import evaluate_model  # noqa: E402
+from dicomnode.training.export import write_card  # noqa: E402
 
 TINY = {"width": 0.1, "size": 32, "epochs": 3, "batch": 8, "rate": 1e-2}
 
@@ -229,6 +230,7 @@ def test_router_from_end_to_end(manifest, tmp_path):
     text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not for diagnostic use" in text
     assert "spine: 20 training pictures from 3 source(s); few" in text
+    assert b".py" not in (folder / "model.onnx").read_bytes()  # the exporter's stack traces
     report = evaluate_model(model=folder, data=manifest, out=tmp_path / "report", draws=200)
     assert report == json.loads((tmp_path / "report" / "evaluation.json").read_text(encoding="utf-8"))
     assert report["groups"]["test"]["macro"]["f1"]["value"] == pytest.approx(card.figures["test"]["macro_f1"], abs=1e-4)
@@ -298,6 +300,16 @@ def test_empty_split(manifest, tmp_path):
     manifest.write_text(manifest.read_text(encoding="utf-8").replace(",test\n", ",val\n"), encoding="utf-8")
     with pytest.raises(BadSetting, match="'test' is empty"):
         run_router(manifest, tmp_path)
+
+
+def test_card_survives_strange_words(manifest, tmp_path):
+    """Names of groups and texts of licences with quotes, spaces and other alphabets come back from the card as they were."""
+    folder = run_router(manifest, tmp_path, epochs=1)
+    card = load_card(folder / "card.toml")
+    licence = card.licence.model_copy(update={"reason": 'says "free"\\ \n für alle'})
+    changed = card.model_copy(update={"figures": {"test of 2026": {"a.b": 1.5, "note": "x = [1]"}}, "licence": licence})
+    assert write_card(changed, folder) == changed
+    assert write_card(card.model_copy(update={"figures": {}}), folder).figures == {}
 
 
 def test_resume_refuses_another_plan(manifest, tmp_path):
