@@ -10,7 +10,7 @@ wrong number of dimensions).
 
 **Standard** PS3.3 C.7.6.3.1.2 (Photometric Interpretation), C.11.2.1.2 (windows, linear function).
 
-**Limits** a palette must be resolved to RGB and YBR converted before; only one frame at a time; no VOI LUT, only windows.
+**Limits** A palette must be resolved to RGB and YBR converted before; only one frame at a time; no VOI LUT, only windows.
 """
 
 import inspect
