@@ -1,42 +1,58 @@
 """The command ``dicomnode``: mounts the commands of `dicomnode.commands` and turns errors into exit codes.
 
+**Way** A call names one command, and only the module of that one is imported: an acceptor holds no model and a keeper no
+network code, and each starts in a fraction of a second.
+
 **Fails** A `ConfigError` ends with 78, any other error of ours with 1, usage with 2; the message goes to stderr.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
 
 from dicomnode import __version__
-from dicomnode.commands import check, echo, files, init, models, queue, redact, roles
-from dicomnode.commands.options import EXIT_CONFIG, EXIT_FAILURE
-from dicomnode.demo import demo
-from dicomnode.errors import ConfigError, DicomNodeError
+from dicomnode.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, DicomNodeError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="A DICOM network node: receive, route, infer, redact, forward, with nothing lost. Not a medical device.",
-)
-app.command()(init.init)
-app.command()(check.check)
-app.command()(roles.serve)
-app.command()(roles.accept)
-app.command()(roles.work)
-app.command()(roles.send)
-app.command()(roles.keep)
-app.add_typer(queue.app, name="queue")
-app.command()(echo.echo)
-app.command()(files.run)
-app.command()(files.route)
-app.command()(redact.redact)
-app.add_typer(models.train, name="train")
-app.add_typer(models.evaluate, name="evaluate")
-app.command()(demo)
+#: Every command in the order of ``--help``: its module, and the function or group in it.
+COMMANDS = MappingProxyType({
+    "init": ("dicomnode.commands.init", "init"),
+    "check": ("dicomnode.commands.check", "check"),
+    "serve": ("dicomnode.commands.roles", "serve"),
+    "accept": ("dicomnode.commands.roles", "accept"),
+    "work": ("dicomnode.commands.roles", "work"),
+    "send": ("dicomnode.commands.roles", "send"),
+    "keep": ("dicomnode.commands.roles", "keep"),
+    "queue": ("dicomnode.commands.queue", "app"),
+    "echo": ("dicomnode.commands.echo", "echo"),
+    "run": ("dicomnode.commands.files", "run"),
+    "route": ("dicomnode.commands.files", "route"),
+    "redact": ("dicomnode.commands.redact", "redact"),
+    "train": ("dicomnode.commands.models", "train"),
+    "evaluate": ("dicomnode.commands.models", "evaluate"),
+    "demo": ("dicomnode.demo", "demo"),
+})
+
+
+def application(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
+    """Build the command line with these commands."""
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, callback=_root,
+        help="A DICOM network node: receive, route, infer, redact, forward, with nothing lost. Not a medical device.",
+    )
+    for name in names:
+        module, attribute = COMMANDS[name]
+        command = getattr(import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -45,7 +61,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
@@ -54,11 +69,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; every error of ours becomes one line on stderr and an exit code."""
+    named = [argument for argument in sys.argv[1:2] if argument in COMMANDS]
     try:
-        app()
-    except ConfigError as error:
-        typer.echo(f"dicomnode: {error}", err=True)
-        sys.exit(EXIT_CONFIG)
+        application(named or COMMANDS)()
     except DicomNodeError as error:
         typer.echo(f"dicomnode: {error}", err=True)
-        sys.exit(EXIT_FAILURE)
+        sys.exit(EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAILURE)

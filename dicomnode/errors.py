@@ -29,6 +29,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+#: Exit codes of commands; 78 is EX_CONFIG of sysexits.h, as systemd knows it.
+EXIT_FAILURE = 1
+EXIT_CONFIG = 78
+
 Actor = Literal["administrator", "peer", "nobody", "reviewer", "developer"]
 
 

@@ -19,13 +19,11 @@ import time
 from dataclasses import dataclass, field
 
 from dicomnode import __version__
-from dicomnode.errors import BadSetting
+from dicomnode.errors import EXIT_CONFIG, BadSetting
 from dicomnode.log import get_logger
 from dicomnode.roles import SUPERVISOR, Stop
 from dicomnode.settings import Settings
 
-#: EX_CONFIG of sysexits.h, as systemd knows it.
-EXIT_CONFIG = 78
 #: Order of draining: what brings work in ends first.
 ROLES = ("accept", "work", "send", "keep")
 #: A child that lived this long starts afresh without a pause, seconds.

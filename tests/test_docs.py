@@ -145,9 +145,9 @@ def commands(command: Any, path: str = "dicomnode") -> Iterator[tuple[str, Any]]
 
 def test_every_command_and_option_has_help() -> None:
     """Every command, argument and option says what it is."""
-    from dicomnode.cli import app
+    from dicomnode.cli import application
 
-    found = dict(commands(typer.main.get_command(app)))
+    found = dict(commands(typer.main.get_command(application())))
     assert len(found) > 10
     for path, command in found.items():
         assert command.help, path

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicomnode import check as looks
-from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_CONFIG, Config, Json, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, print_json
+from dicomnode.errors import EXIT_CONFIG
 from dicomnode.settings import Settings, load
 
 _COLOUR = {"ok": "green", "warning": "yellow", "fault": "red"}

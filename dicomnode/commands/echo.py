@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, Config, Json, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, print_json
+from dicomnode.errors import EXIT_FAILURE
 from dicomnode.scu import EchoReport
 from dicomnode.scu import echo as ask
 from dicomnode.settings import load

@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, Config, Json, MaybeConfig, print_json, routes_of
-from dicomnode.errors import DicomNodeError, NotFound
+from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, MaybeConfig, print_json, routes_of
+from dicomnode.errors import EXIT_FAILURE, DicomNodeError, NotFound
 from dicomnode.header import header
 from dicomnode.image import Image
 from dicomnode.kitting import build_kit, build_router, load_models

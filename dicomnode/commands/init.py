@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from dicomnode.commands.options import EXIT_FAILURE
+from dicomnode.errors import EXIT_FAILURE
 from dicomnode.settings import NodeSettings, Peer, load
 from dicomnode.share import share
 

@@ -42,7 +42,7 @@ def _need_torch() -> None:
 @train.command("router")
 def train_router(  # noqa: PLR0917 - typer names them all
     manifest: Data, models: Models = Path("models"), runs: Runs = Path("runs/router"), model_version: Version = "1.0.0",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 44,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 30,
     width: Width = 0.5, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
 ) -> None:
     """Train the body-part router (MobileNet-V1)."""
@@ -59,7 +59,7 @@ def train_router(  # noqa: PLR0917 - typer names them all
 @train.command("findings")
 def train_findings(  # noqa: PLR0917
     manifest: Data, models: Models = Path("models"), runs: Runs = Path("runs/findings"), model_version: Version = "1.0.0",
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 50,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 24,
     width: Width = 0.5, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
 ) -> None:
     """Train the findings model for children's chests: normal against pneumonia."""

@@ -1,7 +1,4 @@
-"""Options that several commands share, and how a fault ends a command.
-
-**Standard** Exit codes: 0 success, 1 failure, 2 usage, 78 bad configuration (EX_CONFIG of sysexits.h).
-"""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -13,9 +10,6 @@ from typing import Annotated
 import typer
 
 from dicomnode.settings import Routes, Rule, Settings, load
-
-EXIT_FAILURE = 1
-EXIT_CONFIG = 78
 
 DEFAULT_CONFIG = Path("/etc/dicomnode")
 

@@ -23,9 +23,9 @@ from typing import Annotated, get_args
 import typer
 
 from dicomnode import log
-from dicomnode.commands.options import DEFAULT_CONFIG, EXIT_FAILURE, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, print_json
 from dicomnode.commands.queue_print import age, bare_table, print_row, print_summary, wide_console
-from dicomnode.errors import NotFound
+from dicomnode.errors import EXIT_FAILURE, NotFound
 from dicomnode.keeper_ledger import audit, deliveries_of
 from dicomnode.queue import InstanceState
 from dicomnode.queue.sqlite import SqliteQueue

@@ -21,8 +21,7 @@ import typer
 
 from dicomnode import __version__
 from dicomnode.commands.files import each, instance_of, sources
-from dicomnode.commands.options import EXIT_FAILURE
-from dicomnode.errors import DicomNodeError
+from dicomnode.errors import EXIT_FAILURE, DicomNodeError
 from dicomnode.image import Coded, Image
 from dicomnode.outputs import Material, NodeFacts, deidentified, part10
 from dicomnode.records import UNCERTAIN, Findings, Instance, Region, Route

@@ -21,8 +21,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from dicomnode.commands.options import EXIT_FAILURE
 from dicomnode.demo import loop, samples
+from dicomnode.errors import EXIT_FAILURE
 from dicomnode.settings import Peer
 
 _PATIENCE_S = 150.0

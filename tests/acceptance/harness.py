@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+#: Keys of the log that a failed test shows.
+_TOLD = ("timestamp", "process", "event", "instance_id", "reason", "state", "error_type", "exit_code", "traceback")
 DICOMNODE = [sys.executable, "-m", "dicomnode"]
 
 
@@ -156,8 +158,7 @@ class Node:
             except ValueError:
                 short.append(line)
             else:
-                keys = ("timestamp", "process", "event", "instance_id", "reason", "state", "error_type", "exit_code", "traceback")
-                short.append(" ".join(str(record[key]) for key in keys if record.get(key)))
+                short.append(" ".join(str(record[key]) for key in _TOLD if record.get(key)))
         return "\n".join(short)
 
     def events(self, name: str = "") -> list[dict[str, Any]]:

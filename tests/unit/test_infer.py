@@ -249,15 +249,15 @@ def test_shipped_models_answer_their_samples():
 
 
 def test_shipped_router_on_films(shared_data):
-    """The router that comes with the node knows plain films of the five body parts that it never learned from."""
+    """The router that comes with the node knows the films on which its epoch was chosen; test is not looked at again."""
     router = open_models(SHIPPED)["bodypart-router"]
     manifest = (shared_data / "MANIFEST.csv").read_text(encoding="utf-8").splitlines()
     right = total = 0
     for row in manifest[1:]:
         path, label = row.split(",")[:2]
-        if path.startswith(("radiographs/", "nc_sa/radiographs/")) and ",test," in row:
+        if path.startswith(("radiographs/", "nc_sa/radiographs/")) and ",val," in row:
             answer = router.probabilities(to_unit(cv2.imread(str(shared_data / path), cv2.IMREAD_GRAYSCALE)))
             right += max(answer, key=answer.get) == label
             total += 1
-    assert total == 494
-    assert right / total > 0.85
+    assert total == 420
+    assert right / total > 0.9
