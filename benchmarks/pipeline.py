@@ -7,7 +7,7 @@ Run from the repository root, with DCMTK installed::
 A node made by ``init`` and run by ``serve`` gets generated radiographs from DCMTK's storescu in one association, works them
 (route, findings by rule, redact, encode, SR and SC) and forwards SR and SC to DCMTK's storescp. Both DCMTK programs run with
 TCP_NODELAY=1. The clock runs from the start of the sender to the last delivery. Memory is VmHWM of /proc, the highest
-resident size of each process. One worker with one thread, as ``init`` writes it.
+resident size of each process. Two workers with one thread each, as ``init`` writes it.
 """
 
 from __future__ import annotations

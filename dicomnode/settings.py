@@ -80,7 +80,7 @@ class ScpSettings(_Model):
 class WorkSettings(_Model):
     """``[work]`` of node.toml: how instances are worked."""
 
-    workers: int = Field(1, ge=1, le=64, description="Worker processes under `serve`.")
+    workers: int = Field(2, ge=1, le=64, description="Worker processes under `serve`.")
     threads: int = Field(1, ge=1, le=64, description="Threads of one inference session.")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="Where models run; cuda needs a GPU and its libraries.")
     models_dir: Path | None = Field(None, description="Folder of models; absent: the models that come with the node.")
