@@ -524,15 +524,19 @@ def test_a_release_reworks_with_the_next_generation(desk: Desk) -> None:
 
 # -- the process
 @pytest.fixture
-def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Kit], tuple[Desk, Stop]]:
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kit], tuple[Desk, Stop]]]:
     """Give `run_worker` a kit of ours."""
 
     def prepare(kit: Kit) -> tuple[Desk, Stop]:
         desk = Desk(tmp_path)
         monkeypatch.setattr("dicomnode.worker.build_kit", lambda *_: kit)
-        return desk, Stop()
+        return desk, stop
 
-    return prepare
+    stop = Stop()
+    rescue = threading.Timer(60, stop.set)  # a worker that does not end by itself fails its test, not the run
+    rescue.start()
+    yield prepare
+    rescue.cancel()
 
 
 def test_too_many_defects_in_a_row_end_the_process(
@@ -549,13 +553,12 @@ def test_too_many_defects_in_a_row_end_the_process(
 
 def test_a_worker_that_is_told_to_stop_ends_what_it_has_in_hand(process: Callable[[Kit], tuple[Desk, Stop]]) -> None:
     """Draining finishes the claimed instance, takes no other and ends with 0."""
-    stop = Stop()
 
     def last(*_: object) -> Any:
         stop.set()
         return FINDINGS
 
-    desk, _ = process(fakes.kit(fakes.route(("sr",)), infer=last))
+    desk, stop = process(fakes.kit(fakes.route(("sr",)), infer=last))
     one, two = desk.receive(fresh(1)), desk.receive(fresh(2))
     assert run_worker(desk.settings, stop) == 0
     assert (desk.state(one)[0], desk.state(two)[0]) == ("done", "waiting")
