@@ -31,7 +31,7 @@ def change(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(("file", "old", "new", "error", "words"), [
     ("node.toml", "port = 11112", "prot = 11112", BadSetting, ["node.toml", "node.prot", "unknown key"]),
     ("node.toml", "port = 11112", "port = 0", BadSetting, ["node.toml", "node.port"]),
-    ("node.toml", "workers = 1", "workers = 'x'", BadSetting, ["work.workers"]),
+    ("node.toml", "workers = 2", "workers = 'x'", BadSetting, ["work.workers"]),
     ("node.toml", "[node]", "[node", BadSetting, ["node.toml", "not TOML"]),
     ("node.toml", 'ae_title = "NODE"', 'ae_title = "A\\\\B"', BadSetting, ["node.ae_title", "backslash"]),
     ("node.toml", 'ae_title = "NODE"', 'ae_title = "12345678901234567"', BadSetting, ["node.ae_title"]),
