@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -27,6 +26,7 @@ from dicomnode.intake import Intake
 from dicomnode.keeper_chores import Chores
 from dicomnode.log import get_logger
 from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.roles import Stop
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
@@ -40,18 +40,6 @@ _EVERY_S = {"reclaim": RECLAIM_S, "findings": 5, "alarms": 30, "expire": 60, "re
 _FULL_S = 3600.0
 
 log = get_logger("keep")
-
-
-class Stop(Protocol):
-    """What ends the keeper; a `threading.Event` is one."""
-
-    def is_set(self) -> bool:
-        """Say whether the keeper is to end."""
-        ...
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end."""
-        ...
 
 
 def run_keeper(settings: Settings, stop: Stop) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
-import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from dicomnode.settings import Settings
 
@@ -15,18 +16,53 @@ SUPERVISOR = "DICOMNODE_SUPERVISOR"
 
 _PR_SET_PDEATHSIG = 1
 
-#: A role takes the settings and the event that ends it, and gives an exit code.
-Role = Callable[[Settings, "Stop"], int]
+class Stop(Protocol):
+    """What ends a role; a `threading.Event` is one, for tests."""
+
+    def is_set(self) -> bool:
+        """Say whether the role shall end: finish what is in hand, take nothing new."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it shall end, at most ``timeout`` seconds; gives `is_set`."""
+        ...
 
 
-class Stop(threading.Event):
-    """Set when the process is asked to drain: finish what is in hand, take nothing new."""
+#: A role takes the settings and what ends it, and gives an exit code.
+Role = Callable[[Settings, Stop], int]
 
-    def on_signals(self) -> Stop:
-        """Set this event on SIGTERM and SIGINT; to be called from the main thread."""
+
+class SignalStop:
+    """Ends a role on SIGTERM or SIGINT; any thread may wait.
+
+    Not a `threading.Event`: its lock is not reentrant, so a signal that interrupts the main thread inside `Event.wait` would
+    wait for itself for ever in `Event.set`. A byte in a pipe needs no lock; nobody reads it, so everybody sees it.
+    """
+
+    def __init__(self) -> None:
+        self._set = False
+        self._seen, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def on_signals(self) -> SignalStop:
+        """Listen from now on; to be called from the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.set())
+            signal.signal(number, self._signalled)
         return self
+
+    def _signalled(self, _number: int, _frame: object) -> None:
+        if not self._set:
+            self._set = True
+            os.write(self._told, b"x")
+
+    def is_set(self) -> bool:
+        """See `Stop.is_set`."""
+        return self._set
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `Stop.wait`."""
+        if not self._set:
+            select.select([self._seen], [], [], timeout)
+        return self._set
 
 
 def bind_to_supervisor() -> None:

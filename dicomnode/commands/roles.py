@@ -13,14 +13,14 @@ import typer
 
 from dicomnode import log
 from dicomnode.commands.options import DEFAULT_CONFIG, Config
-from dicomnode.roles import Role, Stop, bind_to_supervisor
+from dicomnode.roles import Role, SignalStop, bind_to_supervisor
 from dicomnode.settings import Settings, load
 from dicomnode.spool import Spool
 
 
 def _run(config: Path, name: str, find: Callable[[], Role]) -> None:
     bind_to_supervisor()
-    stop = Stop().on_signals()
+    stop = SignalStop().on_signals()
     settings = load(config)
     _start_log(settings, name)
     raise typer.Exit(find()(settings, stop))

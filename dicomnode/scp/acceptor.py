@@ -35,6 +35,7 @@ from dicomnode.errors import BadSetting
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.log import get_logger
 from dicomnode.quieting import quiet
+from dicomnode.roles import Stop
 from dicomnode.scp.door import Door
 from dicomnode.scp.receive import StoreDimse, Wire
 from dicomnode.scp.session import Session
@@ -53,7 +54,7 @@ _LEFTOVER_AGE = timedelta(hours=24)
 log = get_logger("accept")
 
 
-def run_acceptor(settings: Settings, stop: threading.Event, spool: Spool | None = None) -> int:
+def run_acceptor(settings: Settings, stop: Stop, spool: Spool | None = None) -> int:
     """Accept associations until ``stop`` is set and give the exit code."""
     spool = spool or Spool(settings.node.state_dir)
     if removed := spool.sweep(_LEFTOVER_AGE, datetime.now(UTC)):

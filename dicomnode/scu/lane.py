@@ -16,7 +16,6 @@ given back, the lane goes on.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +39,7 @@ from dicomnode.errors import (
 from dicomnode.log import get_logger
 from dicomnode.queue import Owner, Queue
 from dicomnode.records import Delivery, Verdict
+from dicomnode.roles import Stop
 from dicomnode.scu.link import MAX_CONTEXTS, Context, Link, implicit
 from dicomnode.settings import Peer, Settings
 from dicomnode.spool import Spool
@@ -64,7 +64,7 @@ class Lane:
     """The way to one destination."""
 
     def __init__(
-        self, name: str, settings: Settings, spool: Spool, queue: Queue, owner: Owner, stop: threading.Event,
+        self, name: str, settings: Settings, spool: Spool, queue: Queue, owner: Owner, stop: Stop,
         connect: Connect = Link.open,
     ) -> None:
         self.name = name

@@ -17,6 +17,7 @@ from dicomnode.log import get_logger
 from dicomnode.queue import Queue
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.roles import Stop
 from dicomnode.scu.lane import Lane
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -29,7 +30,7 @@ GRACE_S = 5.0
 log = get_logger("send")
 
 
-def run_sender(settings: Settings, stop: threading.Event, spool: Spool | None = None, queue: Queue | None = None) -> int:
+def run_sender(settings: Settings, stop: Stop, spool: Spool | None = None, queue: Queue | None = None) -> int:
     """Send until ``stop`` is set and give the exit code."""
     spool = spool or Spool(settings.node.state_dir)
     ours = queue is None

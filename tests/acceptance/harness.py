@@ -26,14 +26,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(claim: Callable[[], Any], timeout_s: float, what: str, tick_s: float = 0.1) -> Any:
+def wait_for(claim: Callable[[], Any], timeout_s: float, what: str | Callable[[], str], tick_s: float = 0.1) -> Any:
     """Poll until ``claim`` gives something true; fail with ``what`` otherwise."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if answer := claim():
             return answer
         time.sleep(tick_s)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
+    raise AssertionError(f"not within {timeout_s} s: {what if isinstance(what, str) else what()}")
 
 
 def listens(port: int) -> bool:
@@ -90,7 +90,7 @@ class Node:
             self._process = subprocess.Popen(
                 [*DICOMNODE, "serve", "-c", str(self.config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )
-        wait_for(lambda: listens(self.port), 60, "the acceptor listens; see " + self.tail())
+        wait_for(lambda: listens(self.port), 60, lambda: f"the acceptor listens; {self.tail()}")
 
     def stop(self) -> int:
         """Ask the supervisor to drain and give its exit code."""
@@ -127,13 +127,17 @@ class Node:
 
     def kill(self, role: str) -> None:
         """SIGKILL one process of a role, waiting for it to be there first."""
-        pid = wait_for(lambda: self.pids(role), 60, f"{role} runs; {self.tail()}")[0]
+        pid = wait_for(lambda: self.pids(role), 60, lambda: f"{role} runs; {self.tail()}")[0]
         os.kill(pid, signal.SIGKILL)
         if role == "serve":
             assert self._process is not None
             self._process.wait()
             self._process = None
-            wait_for(lambda: not any(self.pids(r) for r in ("accept", "work", "send", "keep")), 60, "children end")
+            children = ("accept", "work", "send", "keep")
+            wait_for(
+                lambda: not any(self.pids(child) for child in children), 60,
+                lambda: f"children end; {[(child, self.pids(child)) for child in children]}; {self.tail()}",
+            )
             self.start()
 
     def counts(self) -> dict[str, int]:

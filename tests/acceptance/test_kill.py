@@ -103,7 +103,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
                 open_states = ("waiting", "active", "deferred", "ready")
                 return not any(counts.get(f"{kind}/{state}") for kind in ("instance", "delivery") for state in open_states)
 
-            wait_for(settled, 300, f"everything is worked and delivered; {node.counts()}", 1.0)
+            wait_for(settled, 300, lambda: f"everything is worked and delivered; {node.counts()} {node.tail()}", 1.0)
             node.command("queue", "verify")
             rows = node.json("queue", "list")
         _account(acknowledged, rows, archive)

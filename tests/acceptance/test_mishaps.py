@@ -49,7 +49,7 @@ def send(node: Node, *paths: Path, called: str = "DICOMNODE", calling: str = "MO
 def settle(node: Node, timeout_s: float = 120) -> dict[str, int]:
     """Wait until nothing is being worked or sent, and give the counts."""
     moving = [f"{kind}/{state}" for kind in ("instance", "delivery") for state in ("waiting", "active", "ready")]
-    wait_for(lambda: not any(node.counts().get(key) for key in moving), timeout_s, f"settled; {node.counts()}", 0.5)
+    wait_for(lambda: not any(node.counts().get(key) for key in moving), timeout_s, lambda: f"settled; {node.counts()}", 0.5)
     return node.counts()
 
 
@@ -124,7 +124,7 @@ def test_destination_down_for_a_while(tmp_path: Path, table: list[tuple[str, str
         wait_for(lambda: node.events("destination_down"), 60, "the destination is found down")
         assert node.counts().get("delivery/delivered", 0) == 0
         with storescp(tmp_path / "archive", port=port) as late:
-            wait_for(lambda: node.counts().get("delivery/delivered") == 4, 60, f"delivered; {node.counts()}", 0.5)
+            wait_for(lambda: node.counts().get("delivery/delivered") == 4, 60, lambda: f"delivered; {node.counts()}", 0.5)
             assert len(late.objects()) == 4
         assert node.events("destination_up")
         node.command("queue", "verify")
