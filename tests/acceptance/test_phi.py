@@ -102,8 +102,9 @@ def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Pa
             line = ["/usr/bin/storescu", "-aec", "DICOMNODE", "127.0.0.1", str(node.port), *map(str, paths)]
             subprocess.run(line, check=True, env={**os.environ, "TCP_NODELAY": "1"}, timeout=60)
             # deidentified is one object for both peers
-            wait_for(lambda: len(list(outside.folder.iterdir())) == 3 * len(sources), 120, lambda: f"{node.counts()} {node.tail()}")
-            wait_for(lambda: len(list(inside.folder.iterdir())) == 3 * len(sources), 60, "inside results")
+            for archive in (outside, inside):
+                arrived = lambda archive=archive: len(list(archive.folder.iterdir())) == 3 * len(sources)  # noqa: E731
+                wait_for(arrived, 120, lambda: f"results arrive; {node.counts()} {node.tail()}")
             table = node.command("queue", "list").stdout + node.command("queue").stdout
             shown = node.command("queue", "show", str(sources[0].SOPInstanceUID)).stdout
         found = breaches(node.log_path.read_bytes(), "the log")
