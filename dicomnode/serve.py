@@ -120,12 +120,16 @@ def refuse_second(settings: Settings) -> None:
     Raises
     ------
     BadSetting
-        Another process holds the lock.
+        Another process holds the lock, or it cannot be made.
     """
     import fcntl  # noqa: PLC0415 - POSIX only, as the node is
 
-    settings.node.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-    lock = os.open(settings.node.state_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    path = settings.node.state_dir / "serve.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise BadSetting(f"node.state_dir: {path} cannot be made ({error.strerror})") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
