@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.progress import track
 
 from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, MaybeConfig, print_json, routes_of
-from dicomnode.errors import EXIT_FAILURE, DicomNodeError, NotFound
+from dicomnode.errors import EXIT_FAILURE, DicomNodeError, NotFound, Permanent
 from dicomnode.header import header
 from dicomnode.image import Image
 from dicomnode.kitting import build_kit, build_router, load_models
 from dicomnode.pipeline import Kit, process
-from dicomnode.records import Instance, OutputKind, Result, Route
+from dicomnode.records import Held, Instance, OutputKind, Result, Route
 from dicomnode.settings import Peer, WorkSettings, load
 from dicomnode.spool import Spool, new_id
 
@@ -62,10 +62,14 @@ def each(files: list[Path], work: Callable[[Path], None], *, label: str, quiet: 
     for file in track(files, description=label, disable=quiet, transient=True, console=Console(stderr=True)):
         try:
             work(file)
-        except (DicomNodeError, OSError) as error:
-            code = error.code if isinstance(error, DicomNodeError) else type(error).__name__
-            typer.echo(f"dicomnode: {file}: {code}", err=True)
-            yield file, code
+        except Exception as error:  # noqa: BLE001 - one bad file must not end a folder, and its text may quote a patient
+            typer.echo(f"dicomnode: {file}: {code_of(error)}", err=True)
+            yield file, code_of(error)
+
+
+def code_of(error: Exception) -> str:
+    """The code of an error of ours, the type of any other."""
+    return error.code if isinstance(error, DicomNodeError) else type(error).__name__
 
 
 def run(
@@ -78,22 +82,28 @@ def run(
     settings = load(config)
     identity = Spool(settings.node.state_dir).identity()
     kit = _outside(build_kit(settings, identity.node_id, identity.key))
-    out.mkdir(parents=True, exist_ok=True)
-    held = 0
+    files = sources(src)  # once: results may stand below src
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{out}: {error.strerror}", param_hint="--out") from None
+    waiting = 0
 
     def work(file: Path) -> None:
-        nonlocal held
+        nonlocal waiting
         with file.open("rb") as stream:
             result = process(instance_of(stream, identity.node_id), stream, kit)
-            written = [_write(out, output.kind, output.sop_instance_uid, output.write) for output in result.outputs]
-        held += len(result.held)
+            written, held = _write_all(out, result)
+        waiting += len(held)
+        for one in held:
+            typer.echo(f"dicomnode: {file}: {one.kind} held ({one.reason})", err=True)
         if json:
-            print_json({"path": str(file), **_told(result), "outputs": written})
+            print_json({"path": str(file), **_told(result, held), "outputs": written})
 
-    failed = list(each(sources(src), work, label="working", quiet=json))
+    failed = list(each(files, work, label="working", quiet=json))
     if not json:
-        typer.echo(f"{len(sources(src)) - len(failed)} worked, {len(failed)} failed, {held} outputs held; results in {out}")
-    raise typer.Exit(EXIT_FAILURE if failed or held else 0)
+        typer.echo(f"{len(files) - len(failed)} worked, {len(failed)} failed, {waiting} outputs held; results in {out}")
+    raise typer.Exit(EXIT_FAILURE if failed or waiting else 0)
 
 
 def _outside(kit: Kit) -> Kit:
@@ -103,6 +113,17 @@ def _outside(kit: Kit) -> Kit:
         return replace(kit.route(instance, image), outputs=_RUN_OUTPUTS, destinations=(_FOLDER,))
 
     return replace(kit, route=route, peers={_FOLDER: Peer(ae_title="FOLDER")})
+
+
+def _write_all(out: Path, result: Result) -> tuple[list[str], list[Held]]:
+    """Write the outputs, as the worker does: one that fails while it is written is held alone."""
+    written, held = [], list(result.held)
+    for output in result.outputs:
+        try:
+            written.append(_write(out, output.kind, output.sop_instance_uid, output.write))
+        except Permanent as error:
+            held.append(Held(output.kind, output.destinations, error.code))
+    return written, held
 
 
 def _write(out: Path, kind: str, uid: str, write: Callable[[BinaryIO], None]) -> str:
@@ -117,7 +138,7 @@ def _write(out: Path, kind: str, uid: str, write: Callable[[BinaryIO], None]) ->
     return path.name
 
 
-def _told(result: Result) -> dict[str, object]:
+def _told(result: Result, held: list[Held]) -> dict[str, object]:
     top = result.findings.items[0] if result.findings.items else None
     return {
         "body_part": result.route.body_part,
@@ -127,7 +148,7 @@ def _told(result: Result) -> dict[str, object]:
         "finding": top.label if top else None,
         "finding_probability": top.probability if top else None,
         "regions": len(result.regions),
-        "held": [{"kind": one.kind, "reason": one.reason} for one in result.held],
+        "held": [{"kind": one.kind, "reason": one.reason} for one in held],
         "stage_ms": dict(result.stage_ms),
     }
 

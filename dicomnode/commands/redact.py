@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal, TextIO
 
 import typer
 
 from dicomnode import __version__
-from dicomnode.commands.files import each, instance_of, sources
-from dicomnode.errors import EXIT_FAILURE, DicomNodeError
+from dicomnode.commands.files import code_of, each, instance_of, sources
+from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
 from dicomnode.outputs import Material, NodeFacts, deidentified, part10
 from dicomnode.records import UNCERTAIN, Findings, Instance, Region, Route
@@ -46,23 +47,47 @@ def redact(
 ) -> None:
     """Blank identifying text in the pixels; by default the header is cleared as well."""
     files = sources(src)
+    _check(src, dst)
     redactor = _Redactor(mode, pixels_only=pixels_only)
-    lines: list[dict[str, object]] = []
+    with _open(report) as lines:
 
-    def work(file: Path) -> None:
-        target = dst / file.relative_to(src) if src.is_dir() else dst
-        try:
-            regions = redactor.work(file, target)
-        except DicomNodeError as error:
-            lines.append({"path": str(file), "regions": [], "held": error.code})
-            raise
-        lines.append({"path": str(file), "regions": [asdict(region) for region in regions]})
+        def tell(file: Path, **what: object) -> None:
+            if lines is not None:
+                lines.write(json.dumps({"path": str(file), **what}) + "\n")
+                lines.flush()
 
-    failed = list(each(files, work, label="redacting", quiet=False))
-    if report is not None:
-        report.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        def work(file: Path) -> None:
+            target = dst / file.relative_to(src) if src.is_dir() else dst
+            try:
+                regions = redactor.work(file, target)
+            except Exception as error:
+                tell(file, regions=[], held=code_of(error))
+                raise
+            tell(file, regions=[asdict(region) for region in regions])
+
+        failed = list(each(files, work, label="redacting", quiet=False))
     typer.echo(f"{len(files) - len(failed)} redacted, {len(failed)} held or failed (not written)", err=True)
     raise typer.Exit(EXIT_FAILURE if failed else 0)
+
+
+def _check(src: Path, dst: Path) -> None:
+    """Refuse a target that would mix what is redacted with what is not."""
+    if src.resolve() == dst.resolve():
+        raise typer.BadParameter("DST is SRC: what is held would stand among what was redacted", param_hint="DST")
+    if src.is_dir() and dst.exists() and not dst.is_dir():
+        raise typer.BadParameter(f"{dst} is a file, and SRC a folder", param_hint="DST")
+    if src.is_file() and dst.is_dir():
+        raise typer.BadParameter(f"{dst} is a folder, and SRC a file", param_hint="DST")
+
+
+def _open(report: Path | None) -> AbstractContextManager[TextIO | None]:
+    """Open the report before any work is done for it."""
+    if report is None:
+        return nullcontext()
+    try:
+        return report.open("w", encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"{report}: {error.strerror}", param_hint="--report") from None
 
 
 class _Redactor:
