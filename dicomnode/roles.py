@@ -37,6 +37,8 @@ class SignalStop:
 
     Not a `threading.Event`: its lock is not reentrant, so a signal that interrupts the main thread inside `Event.wait` would
     wait for itself for ever in `Event.set`. A byte in a pipe needs no lock; nobody reads it, so everybody sees it.
+    The byte is written by the interpreter's own C handler: ours in Python would not run while the main thread goes to sleep
+    in `select`, nor when the kernel gave the signal to another thread.
     """
 
     def __init__(self) -> None:
@@ -44,7 +46,8 @@ class SignalStop:
         self._seen, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def on_signals(self) -> SignalStop:
-        """Listen from now on; to be called from the main thread."""
+        """Listen from now on; to be called from the main thread, once in a process."""
+        signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
         return self
@@ -56,12 +59,12 @@ class SignalStop:
 
     def is_set(self) -> bool:
         """See `Stop.is_set`."""
-        return self._set
+        return self.wait(0)
 
     def wait(self, timeout: float | None = None) -> bool:
         """See `Stop.wait`."""
-        if not self._set:
-            select.select([self._seen], [], [], timeout)
+        if not self._set and select.select([self._seen], [], [], timeout)[0]:
+            self._set = True
         return self._set
 
 

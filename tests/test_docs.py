@@ -28,14 +28,15 @@ BROAD = {
     "dicomnode/pipeline.py": {"stage"},
     "dicomnode/outputs/shell.py": {"guard"},
     "dicomnode/outputs/allowlist.py": {"_get"},
-    "dicomnode/imagefile.py": {"*"},
-    "dicomnode/intake.py": {"*"},
+    "dicomnode/image/file.py": {"*"},
+    "dicomnode/keeper/intake.py": {"*"},
     "dicomnode/stages/redact/known.py": {"*"},
     "dicomnode/worker.py": {"*"},
     "dicomnode/scu/": {"*"},
     "dicomnode/scp/session.py": {"store"},
     "dicomnode/scp/receive.py": {"*"},
-    "dicomnode/keeper.py": {"*"},
+    "dicomnode/keeper/__init__.py": {"*"},
+    "dicomnode/commands/files.py": {"each"},
 }
 #: Keys that the log itself writes.
 HEAD_KEYS = {"timestamp", "level", "event", "process", "pid", "dropped"}

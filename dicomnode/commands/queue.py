@@ -26,7 +26,7 @@ from dicomnode import log
 from dicomnode.commands.options import DEFAULT_CONFIG, print_json
 from dicomnode.commands.queue_print import age, bare_table, print_row, print_summary, wide_console
 from dicomnode.errors import EXIT_FAILURE, NotFound
-from dicomnode.keeper_ledger import audit, deliveries_of
+from dicomnode.keeper.ledger import audit, deliveries_of
 from dicomnode.queue import InstanceState
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import DeliveryState
@@ -93,12 +93,15 @@ def queue(context: typer.Context, config: Config = None, as_json: Json = False) 
 @app.command("list")
 def list_(
     context: typer.Context, config: Config = None, as_json: Json = False, state: States = None,
-    limit: Annotated[int, typer.Option(min=0, help="At most this many, oldest first; 0: all.")] = 100,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help="At most this many, oldest first; 0: all. Default: 100, with --json all."),
+    ] = None,
 ) -> None:
     """List instances, oldest first."""
     try:
         with _node(context, config) as (_, _, opened):
-            rows = opened.rows(states=_states(state), limit=limit)
+            wanted = limit if limit is not None else 0 if as_json or context.obj.as_json else 100
+            rows = opened.rows(states=_states(state), limit=wanted)
     except _Nothing as nothing:
         typer.echo(str(nothing), err=True)
         return

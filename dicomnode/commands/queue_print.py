@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicomnode.commands.options import print_json
-from dicomnode.keeper_ledger import deliveries_of
+from dicomnode.keeper.ledger import deliveries_of
 from dicomnode.spool import Spool
 
 #: A table in a pipe is not cut to 80 columns.

@@ -28,7 +28,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from dicomnode.errors import StageFailed
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.image import Coded
-from dicomnode.imagefile import guard
+from dicomnode.image.file import guard
 
 _TAGS = {"OF": (0x7FE0, 0x0008), "OD": (0x7FE0, 0x0009)}
 _PIXEL_DATA = (0x7FE0, 0x0010)

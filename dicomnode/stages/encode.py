@@ -21,10 +21,9 @@ from functools import partial
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicomnode import codecs
 from dicomnode.errors import StageFailed, Undecodable
-from dicomnode.frames import Spec
-from dicomnode.image import Coded, Image, Redacted
+from dicomnode.image import Coded, Image, Redacted, codecs
+from dicomnode.image.frames import Spec
 
 _FLOATS = {32: "OF", 64: "OD"}
 

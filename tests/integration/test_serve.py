@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -131,6 +132,27 @@ def test_a_role_runs_alone(node: Node, role: str) -> None:
         _, stderr = process.communicate(timeout=20)
     assert (process.returncode, stderr) == (0, ""), node.tail()
     assert [record["process"] for record in node.events(f"{STARTED[role]}_stopped")] == [role]
+
+
+_ELSEWHERE = """
+import signal, threading, time
+from dicomnode.roles import SignalStop
+
+def other():
+    time.sleep(0.3)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+stop = SignalStop().on_signals()
+threading.Thread(target=other).start()
+started = time.monotonic()
+print(stop.wait(20), time.monotonic() - started < 10)
+"""
+
+
+def test_a_signal_that_another_thread_gets_wakes_the_main_one() -> None:
+    """The kernel may give SIGTERM to any thread; a main thread that sleeps in `wait` must hear of it at once."""
+    done = subprocess.run([sys.executable, "-c", _ELSEWHERE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True True\n", done.stderr
 
 
 # -- refusing

@@ -18,9 +18,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicomnode import codecs
 from dicomnode.errors import StageFailed
-from dicomnode.image import Image, Redacted
+from dicomnode.image import Image, Redacted, codecs
 from dicomnode.outputs import part10
 from dicomnode.records import Region
 from dicomnode.stages.encode import Encode

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import dicomnode.intake as module
-from dicomnode.intake import Intake
+import dicomnode.keeper.intake as module
+from dicomnode.keeper.intake import Intake
 from dicomnode.queue import QueueUnavailable
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue

@@ -16,10 +16,10 @@ import pytest
 
 from dicomnode import log
 from dicomnode.errors import BadSetting
-from dicomnode.hook import run_hook
-from dicomnode.inotify import Watch
 from dicomnode.keeper import Guard, run_keeper
-from dicomnode.keeper_chores import Chores
+from dicomnode.keeper.chores import Chores
+from dicomnode.keeper.hook import run_hook
+from dicomnode.keeper.inotify import Watch
 from dicomnode.queue import Owner, QueueUnavailable
 from dicomnode.queue.database import scripts
 from dicomnode.queue.owner import this_process

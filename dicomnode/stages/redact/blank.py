@@ -18,7 +18,7 @@ import numpy as np
 from pydicom.pixels.processing import apply_color_lut
 
 from dicomnode.image import Image
-from dicomnode.imagefile import guard
+from dicomnode.image.file import guard
 from dicomnode.records import Region
 from dicomnode.stages.redact.lines import Box
 

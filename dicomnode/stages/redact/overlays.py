@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import Undecodable
 from dicomnode.image import Image
-from dicomnode.imagefile import guard
+from dicomnode.image.file import guard
 from dicomnode.records import Region
 
 Plane = NDArray[np.uint8]

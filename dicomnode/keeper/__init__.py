@@ -21,9 +21,9 @@ from functools import partial
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicomnode.errors import ConfigError, DicomNodeError
-from dicomnode.inotify import Watch
-from dicomnode.intake import Intake
-from dicomnode.keeper_chores import Chores
+from dicomnode.keeper.chores import Chores
+from dicomnode.keeper.inotify import Watch
+from dicomnode.keeper.intake import Intake
 from dicomnode.log import get_logger
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.roles import Stop

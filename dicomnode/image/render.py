@@ -20,8 +20,8 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 
 from dicomnode.errors import Undecodable
-from dicomnode.frames import Spec, text
-from dicomnode.imagefile import guard
+from dicomnode.image.file import guard
+from dicomnode.image.frames import Spec, text
 
 Array = NDArray[Any]
 Picture = NDArray[np.uint8]

@@ -40,8 +40,8 @@ from pydicom.uid import (
 )
 
 from dicomnode.errors import Undecodable, UnsupportedTransferSyntax
-from dicomnode.frames import FRAME_MAX_BYTES, Spec
-from dicomnode.imagefile import guard
+from dicomnode.image.file import guard
+from dicomnode.image.frames import FRAME_MAX_BYTES, Spec
 
 Array = NDArray[Any]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from dicomnode.errors import FileMissing
-from dicomnode.hook import run_hook
+from dicomnode.keeper.hook import run_hook
 from dicomnode.log import get_logger
 from dicomnode.queue import Queue
 from dicomnode.queue.owner import alive

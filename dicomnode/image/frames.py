@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 from pydicom.dataset import Dataset
 
 from dicomnode.errors import Undecodable
-from dicomnode.imagefile import UNDEFINED, Parsed, PixelElement
+from dicomnode.image.file import UNDEFINED, Parsed, PixelElement
 
 #: A frame above this is refused before memory is asked for.
 FRAME_MAX_BYTES = 1 << 30

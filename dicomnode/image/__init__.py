@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from dicomnode import codecs, render
 from dicomnode.errors import Undecodable
-from dicomnode.frames import Frames, Spec, index, spec
-from dicomnode.imagefile import Parsed, guard, parse
+from dicomnode.image import codecs, render
+from dicomnode.image.file import Parsed, guard, parse
+from dicomnode.image.frames import Frames, Spec, index, spec
 from dicomnode.records import Instance, Region
 
 #: A frame up to this size is kept until another one is asked for.
