@@ -62,6 +62,7 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     """
     work = settings.work
     models = load_models(work)
+    cards = {name: digest_of(model.card.model_dump_json()) for name, model in models.items()}
     infer = Infer(models)
     redact = Redact(mode=work.redaction, lang=work.ocr_language)
 
@@ -71,11 +72,18 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     return Kit(
         route=build_router(settings.routes, models),
         infer=find,
-        redact=redact,
-        waive=redact.waive,
+        redact=lambda image, _frames: redact(image),
+        waive=lambda image, _frames: redact.waive(image),
         encode=Encode(),
         outputs=OUTPUTS,
         node=NodeFacts(node_id, settings.node.ae_title, key, __version__),
         peers=settings.peers,
-        digest=digest_of(__version__, models[settings.routes.router].card.sha256, work.redaction, work.ocr_language),
+        digest=digest_of(
+            __version__,
+            cards[settings.routes.router],
+            settings.routes.model_dump_json(include={"picture_modalities", "min_probability"}),
+            work.redaction,
+            work.ocr_language,
+        ),
+        model_digests=cards,
     )

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 
 from dicomnode.errors import DicomNodeError, Permanent, StageFailed
@@ -26,6 +27,7 @@ from dicomnode.log import get_logger
 from dicomnode.outputs import Builder, Material, NodeFacts
 from dicomnode.records import Findings, Held, Identity, Instance, Output, OutputKind, Result, Route
 from dicomnode.settings import Peer
+from dicomnode.stages.look import shown
 
 #: Kinds that show pixels: held when redaction cannot vouch for them.
 PIXEL_KINDS: frozenset[OutputKind] = frozenset({"sc", "deidentified"})
@@ -39,15 +41,18 @@ class Kit:
 
     route: Callable[[Instance, Image], Route]
     infer: Callable[[Image, Route], Findings]
-    redact: Callable[[Image], Redacted]
+    #: Takes the frames that will be shown; None is all.
+    redact: Callable[[Image, Sequence[int] | None], Redacted]
     #: A person's release in place of `redact`.
-    waive: Callable[[Image], Redacted]
+    waive: Callable[[Image, Sequence[int] | None], Redacted]
     encode: Callable[[Redacted], Coded]
     outputs: Mapping[OutputKind, Builder]
     node: NodeFacts
     peers: Mapping[str, Peer]
-    #: SHA-256 over what shapes every result: version, router, mode of redaction.
+    #: SHA-256 over what shapes every result: version, router and its card, routes, redaction.
     digest: str
+    #: SHA-256 of the card of each model, by name.
+    model_digests: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,14 @@ class Order:
     generation: int = 0
     #: A person vouches for the pixels: they leave as they are.
     waived: bool = False
-    #: Results of the former generation, (kind, SOP Class UID, SOP Instance UID).
-    predecessors: tuple[tuple[OutputKind, str, str], ...] = ()
+    #: Results of the former generation, (kind, identity, SOP Class UID, SOP Instance UID).
+    predecessors: tuple[tuple[OutputKind, Identity, str, str], ...] = ()
+    #: Make only these, (kind, destination), ``"*"`` standing for every destination; None makes all that the route wants.
+    only: frozenset[tuple[OutputKind, str]] | None = None
+
+    def wants(self, kind: OutputKind, destination: str) -> bool:
+        """Say whether this kind is to be made for this destination."""
+        return self.only is None or not self.only.isdisjoint({(kind, destination), (kind, "*")})
 
 
 @dataclass(slots=True)
@@ -104,7 +115,7 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
         image = Image.open(source, instance)
     with watch.stage("route"):
         route = kit.route(instance, image)
-    wanted = _groups(route, kit.peers, has_pixels=image.has_pixels)
+    wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels)
     findings, trouble = _infer(image, route, kit, watch) if wanted else (Findings(), None)
     held: list[Held] = []
     if trouble is not None:
@@ -126,10 +137,10 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
             destinations=names,
             sr_class=sr_class,
             node=kit.node,
-            settings_digest=digest_of(kit.digest, findings.digest),
+            settings_digest=digest_of(kit.digest, kit.model_digests.get(findings.model, "")),
             generation=order.generation,
             source=source,
-            predecessors=tuple((sop_class, uid) for k, sop_class, uid in order.predecessors if k == kind),
+            predecessors=_predecessors(order, kind, identity),
         )
         try:
             with watch.stage("report"):
@@ -138,6 +149,11 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
             held.append(Held(kind, names, error.code))
     regions = coded.redacted.regions if coded is not None else ()
     return Result(route, findings, regions, tuple(outputs), tuple(held), digest, watch.stage_ms)
+
+
+def _predecessors(order: Order, kind: OutputKind, identity: Identity) -> tuple[tuple[str, str], ...]:
+    """What this output replaces: results of its own kind for the same side, for a UID of the other side tells too much."""
+    return tuple((sop_class, uid) for k, side, sop_class, uid in order.predecessors if (k, side) == (kind, identity))
 
 
 def _infer(image: Image, route: Route, kit: Kit, watch: _Watch) -> tuple[Findings, Permanent | None]:
@@ -166,7 +182,9 @@ def _pixels(
         return None, digest
     try:
         with watch.stage("redact"):
-            redacted = kit.waive(image) if order.waived else kit.redact(image)
+            # A secondary capture shows one frame; only a whole image needs them all read.
+            whole = any(kind == "deidentified" for kind, *_ in wanted)
+            redacted = (kit.waive if order.waived else kit.redact)(image, None if whole else [shown(image)])
         with watch.stage("encode"):
             return kit.encode(redacted), digest
     except Permanent as error:
@@ -178,13 +196,13 @@ def _pixels(
 Group = tuple[OutputKind, Identity, str, tuple[str, ...]]
 
 
-def _groups(route: Route, peers: Mapping[str, Peer], *, has_pixels: bool) -> list[Group]:
+def _groups(route: Route, peers: Mapping[str, Peer], order: Order, *, has_pixels: bool) -> list[Group]:
     """The objects that a route asks for: destinations that get the very same object share it."""
     groups: dict[tuple[OutputKind, Identity, str], list[str]] = {}
     for kind in route.outputs:
         if not has_pixels and kind != "original":
             continue
-        for name in route.destinations:
+        for name in filter(partial(order.wants, kind), route.destinations):
             inside = peers[name].trust == "inside" and kind not in NAMELESS_KINDS
             sr_class = peers[name].sr_class if kind == "sr" else ""
             groups.setdefault((kind, "kept" if inside else "removed", sr_class), []).append(name)

@@ -24,13 +24,13 @@ from dicomnode.log import get_logger
 from dicomnode.roles import SUPERVISOR, Stop
 from dicomnode.settings import Settings
 
-#: Order of draining: what brings work in ends first.
+#: What brings work in comes first, and is drained first.
 ROLES = ("accept", "work", "send", "keep")
 #: A child that lived this long starts afresh without a pause, seconds.
 GROWN_UP_S = 10.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
-#: Time for all children to drain before they are killed, seconds.
+#: Time to drain before a child is killed, seconds: for the acceptor, and then for all the others.
 DRAIN_S = 30.0
 TICK_S = 0.1
 
@@ -101,17 +101,22 @@ def _watch(children: list[Child], stop: Stop) -> int:
 
 
 def _drain(children: list[Child]) -> None:
+    """End the acceptor, so that nothing new comes, then all the others at once."""
+    _end([child for child in children if child.role == ROLES[0]])
+    _end([child for child in children if child.role != ROLES[0]])
+
+
+def _end(children: list[Child]) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + DRAIN_S
-    for role in ROLES:
-        running = [c.process for c in children if c.role == role and c.process is not None]
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-        for process in running:
-            try:
-                process.wait(timeout=max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    for process in running:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def refuse_second(settings: Settings) -> None:
