@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dicomnode.image import Image, Redacted
@@ -30,12 +30,12 @@ def route(outputs: tuple[OutputKind, ...], destinations: tuple[str, ...] = ("pac
     return dataclasses.replace(CHEST, outputs=outputs, destinations=destinations)
 
 
-def redacted(image: Image) -> Redacted:
+def redacted(image: Image, _frames: Sequence[int] | None = None) -> Redacted:
     """What a redaction that found nothing gives."""
     return Redacted(image, (), "found nothing", (0.0,), strict=True)
 
 
-def waived(image: Image) -> Redacted:
+def waived(image: Image, _frames: Sequence[int] | None = None) -> Redacted:
     """What a person's release gives."""
     return Redacted(image, (), "released by a person", (0.0,), released=True)
 
@@ -45,6 +45,7 @@ def kit(chosen: Route, **more: Any) -> Kit:
     base = Kit(
         route=lambda _instance, _image: chosen, infer=lambda _image, _route: FINDINGS, redact=redacted, waive=waived,
         encode=Encode(), outputs=OUTPUTS, node=NODE, peers=PEERS, digest="cd" * 32,
+        model_digests={FINDINGS.model: "ab" * 32},
     )
     return dataclasses.replace(base, **more)
 

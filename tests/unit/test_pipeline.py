@@ -61,7 +61,7 @@ def lines() -> StringIO:
 # -- who gets what
 def test_destinations_that_get_the_same_object_share_it() -> None:
     """One SR a trust and class, one SC a trust, one de-identified image for all; nothing is made twice."""
-    groups = _groups(route(("sr", "sc", "deidentified"), tuple(PEERS)), PEERS, has_pixels=True)
+    groups = _groups(route(("sr", "sc", "deidentified"), tuple(PEERS)), PEERS, Order(), has_pixels=True)
     assert groups == [
         ("sr", "kept", "comprehensive-3d", ("pacs", "viewer")),
         ("sr", "kept", "basic-text", ("ris",)),
@@ -78,7 +78,7 @@ def test_identity_follows_trust_and_kind(trust: str) -> None:
     """Identity is kept for inside peers alone, and by a de-identified image for nobody."""
     peers = {"one": Peer.model_validate({"ae_title": "ONE", "host": "127.0.0.1", "port": 104, "trust": trust})}
     kinds: tuple[OutputKind, ...] = ("sr", "sc", "deidentified", "original")
-    found = {kind: identity for kind, identity, *_ in _groups(route(kinds, ("one",)), peers, has_pixels=True)}
+    found = {kind: identity for kind, identity, *_ in _groups(route(kinds, ("one",)), peers, Order(), has_pixels=True)}
     assert found == {
         kind: "kept" if trust == "inside" and kind not in NAMELESS_KINDS else "removed" for kind in kinds
     }
@@ -88,7 +88,8 @@ def test_identity_follows_trust_and_kind(trust: str) -> None:
 def test_a_peer_is_outside_unless_it_says_otherwise() -> None:
     """A peer file without ``trust`` must not get an identity."""
     peers = {"one": Peer(ae_title="ONE", host="127.0.0.1", port=104)}
-    assert [group[1] for group in _groups(route(("sr", "sc"), ("one",)), peers, has_pixels=True)] == ["removed", "removed"]
+    groups = _groups(route(("sr", "sc"), ("one",)), peers, Order(), has_pixels=True)
+    assert [identity for _, identity, *_ in groups] == ["removed", "removed"]
 
 
 def test_a_route_without_outputs_asks_no_model_and_no_redaction() -> None:
@@ -193,7 +194,7 @@ def test_a_failing_builder_holds_its_output_alone(broken: OutputKind) -> None:
 def test_redaction_in_header_mode_holds_what_leaves_for_outside_alone() -> None:
     """The same capture is made for the inside peer; the builder for outside refuses it."""
 
-    def loose(image: Image) -> Redacted:
+    def loose(image: Image, _frames: object) -> Redacted:
         return dataclasses.replace(redacted(image), strict=False)
 
     result = work(kit(route(("sc", "deidentified"), ("pacs", "partner")), redact=loose))
@@ -239,17 +240,23 @@ def test_a_rework_on_purpose_makes_new_objects() -> None:
     assert {kind for kind in one if one[kind] == two[kind]} == {"original"}
 
 
-@pytest.mark.parametrize("what", ["kit", "findings"])
+@pytest.mark.parametrize("what", ["digest", "model_digests"])
 def test_another_model_makes_other_objects(what: str) -> None:
     """A result of another router, setting or findings model is another object, never the same UID with other content."""
     plain = kit(route(("sr", "sc", "deidentified")))
-    other = dataclasses.replace(FINDINGS, digest="ef" * 32)
-    changed = dataclasses.replace(plain, digest="ef" * 32) if what == "kit" else kit(
-        route(("sr", "sc", "deidentified")), infer=lambda _image, _route: other,
-    )
+    values = {"digest": "ef" * 32, "model_digests": {FINDINGS.model: "ef" * 32, "of another": "ab" * 32}}
+    changed = dataclasses.replace(plain, **{what: values[what]})
     one, two = ({o.kind: o.sop_instance_uid for o in work(each).outputs} for each in (plain, changed))
     assert len(one) == 3
     assert all(one[kind] != two[kind] for kind in one)
+
+
+def test_a_model_that_did_not_speak_does_not_count() -> None:
+    """A new version of a model that this route does not name makes no new objects."""
+    plain = kit(route(("sr",)))
+    changed = dataclasses.replace(plain, model_digests={**plain.model_digests, "of another": "ef" * 32})
+    one, two = (work(each).outputs[0].sop_instance_uid for each in (plain, changed))
+    assert one == two
 
 
 def test_the_digest_tells_its_parts_apart() -> None:
@@ -257,27 +264,77 @@ def test_the_digest_tells_its_parts_apart() -> None:
     assert digest_of("ab", "c") != digest_of("a", "bc") != digest_of("abc")
 
 
+SR, SC = "1.2.840.10008.5.1.4.1.1.88.34", "1.2.840.10008.5.1.4.1.1.7"
+
+
 def test_a_report_names_the_report_before_it_alone() -> None:
-    """Predecessors are filtered by kind: an SR must not claim to replace a picture."""
-    sr_class, old_sr = "1.2.840.10008.5.1.4.1.1.88.34", "2.25.11"
-    seen: dict[str, tuple[tuple[str, str], ...]] = {}
+    """Predecessors are filtered by kind and side: an SR claims to replace no picture, and tells no UID of the other side."""
+    seen: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {}
 
     def watched(kind: OutputKind) -> Callable[[Material], Output]:
         def build(material: Material) -> Output:
-            seen[kind] = material.predecessors
+            seen[kind, material.identity] = material.predecessors
             return OUTPUTS[kind](material)
 
         return build
 
-    order = Order(1, predecessors=(("sr", sr_class, old_sr), ("sc", "1.2.840.10008.5.1.4.1.1.7", "2.25.12")))
+    order = Order(1, predecessors=(
+        ("sr", "kept", SR, "2.25.11"), ("sr", "removed", SR, "2.25.12"), ("sc", "kept", SC, "2.25.13"),
+    ))
     kinds: tuple[OutputKind, ...] = ("sr", "sc", "deidentified")
-    result = work(kit(route(kinds), outputs={kind: watched(kind) for kind in kinds}), order=order)
-    assert seen == {"sr": ((sr_class, old_sr),), "sc": (("1.2.840.10008.5.1.4.1.1.7", "2.25.12"),), "deidentified": ()}
-    report = next(o for o in result.outputs if o.kind == "sr")
-    ds = pydicom.dcmread(BytesIO(written(report)))
-    (study,) = ds.PredecessorDocumentsSequence
-    (item,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
-    assert (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == (sr_class, old_sr)
+    wanted = kit(route(kinds, ("pacs", "partner")), outputs={kind: watched(kind) for kind in kinds})
+    result = work(wanted, order=order)
+    assert seen == {
+        ("sr", "kept"): ((SR, "2.25.11"),), ("sr", "removed"): ((SR, "2.25.12"),), ("sc", "kept"): ((SC, "2.25.13"),),
+        ("sc", "removed"): (), ("deidentified", "removed"): (),
+    }
+    for report in (one for one in result.outputs if one.kind == "sr"):
+        ds = pydicom.dcmread(BytesIO(written(report)))
+        (study,) = ds.PredecessorDocumentsSequence
+        (item,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+        assert item.ReferencedSOPClassUID == SR
+        assert item.ReferencedSOPInstanceUID == ("2.25.11" if report.identity == "kept" else "2.25.12")
+
+
+# -- a part of the work
+@pytest.mark.parametrize(
+    ("only", "made_for"),
+    [
+        ({("sc", "pacs")}, {("sc", ("pacs",))}),
+        ({("sc", "*")}, {("sc", ("pacs",)), ("sc", ("partner",))}),
+        ({("sr", "partner"), ("deidentified", "*")}, {("sr", ("partner",)), ("deidentified", ("pacs", "partner"))}),
+        ({("sc", "study")}, set()),
+        (set(), set()),
+    ],
+)
+def test_only_what_is_asked_for_is_made(only: set[tuple[OutputKind, str]], made_for: set[tuple[str, tuple[str, ...]]]) -> None:
+    """A rework makes what was held, for whom it was held, and nothing that was delivered already or that no route wants."""
+    everything = kit(route(("sr", "sc", "deidentified"), ("pacs", "partner")))
+    result = work(everything, order=Order(1, only=frozenset(only)))
+    assert {(one.kind, one.destinations) for one in result.outputs} == made_for
+    assert result.held == ()
+
+
+@pytest.mark.parametrize("error", [Undecodable("x"), StageFailed("x")])
+def test_only_what_is_asked_for_is_held(error: Permanent) -> None:
+    """What was delivered already is not held when the rework fails again."""
+    broken = kit(route(("sr", "sc", "deidentified"), ("pacs", "partner")), redact=raising(error))
+    result = work(broken, order=Order(1, only=frozenset({("sc", "pacs")})))
+    assert result.outputs == ()
+    assert [(one.kind, one.destinations, one.reason) for one in result.held] == [("sc", ("pacs",), error.code)]
+
+
+@pytest.mark.parametrize(("kinds", "asked"), [(("sc",), [1]), (("sr", "sc"), [1]), (("sc", "deidentified"), None)])
+def test_only_the_frames_that_are_shown_are_judged(kinds: tuple[OutputKind, ...], asked: list[int] | None) -> None:
+    """A capture shows the middle one of four frames; a whole image shows them all, so all of them are judged."""
+    seen: list[object] = []
+
+    def redact(image: Image, frames: object) -> Redacted:
+        seen.append(frames)
+        return redacted(image)
+
+    work(kit(route(kinds), redact=redact), marked_dx(frames=4))
+    assert seen == [asked]
 
 
 # -- what is said of the work
@@ -300,7 +357,7 @@ def test_pixels_that_do_not_decode_have_no_digest_and_hold() -> None:
     broken = io.BytesIO()
     pydicom.dcmwrite(broken, dataset, enforce_file_format=True)
 
-    def look(image: Image) -> Redacted:
+    def look(image: Image, _frames: object) -> Redacted:
         image.frame(0)
         return redacted(image)
 

@@ -25,7 +25,6 @@ from dicomnode.queue import Claim, QueueUnavailable
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, OutputKind
-from dicomnode.roles import Stop
 from dicomnode.settings import LogSettings, SendSettings, Settings, WorkSettings
 from dicomnode.spool import Spool
 from dicomnode.worker import EXIT_DEFECT, MAX_DEFECTS, Worker, run_worker
@@ -522,17 +521,28 @@ def test_a_release_reworks_with_the_next_generation(desk: Desk) -> None:
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old["sop_instance_uid"]
 
 
+def test_a_retry_reworks_and_redacts_again(desk: Desk) -> None:
+    """Only a release waives redaction: the next generation of a retry is judged like the first."""
+    desk.change(redact=fakes.raising(RedactionUncertain("x")), waive=fakes.raising(fakes.Unwanted))
+    one = desk.receive(marked_dx())
+    desk.worker.step()
+    desk.queue.retry(one.instance_id, datetime.now(UTC))
+    assert desk.worker.step()
+    assert desk.row(one)["generation"] == 1
+    assert ("sc", "hold", "redaction_uncertain") in desk.deliveries(one)
+
+
 # -- the process
 @pytest.fixture
-def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kit], tuple[Desk, Stop]]]:
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Kit], tuple[Desk, threading.Event]]]:
     """Give `run_worker` a kit of ours."""
 
-    def prepare(kit: Kit) -> tuple[Desk, Stop]:
+    def prepare(kit: Kit) -> tuple[Desk, threading.Event]:
         desk = Desk(tmp_path)
         monkeypatch.setattr("dicomnode.worker.build_kit", lambda *_: kit)
         return desk, stop
 
-    stop = Stop()
+    stop = threading.Event()
     rescue = threading.Timer(60, stop.set)  # a worker that does not end by itself fails its test, not the run
     rescue.start()
     yield prepare
@@ -540,7 +550,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def test_too_many_defects_in_a_row_end_the_process(
-    process: Callable[[Kit], tuple[Desk, Stop]], monkeypatch: pytest.MonkeyPatch,
+    process: Callable[[Kit], tuple[Desk, threading.Event]], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After 13 the process itself is suspect: it ends with 70, and the rest of the queue is left for a fresh one."""
     desk, stop = process(fakes.kit(fakes.route(("sr",))))
@@ -551,7 +561,7 @@ def test_too_many_defects_in_a_row_end_the_process(
     desk.queue.close()
 
 
-def test_a_worker_that_is_told_to_stop_ends_what_it_has_in_hand(process: Callable[[Kit], tuple[Desk, Stop]]) -> None:
+def test_a_worker_that_is_told_to_stop_ends_what_it_has_in_hand(process: Callable[[Kit], tuple[Desk, threading.Event]]) -> None:
     """Draining finishes the claimed instance, takes no other and ends with 0."""
 
     def last(*_: object) -> Any:
@@ -573,4 +583,4 @@ def test_a_kit_that_cannot_be_built_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         build_kit(settings, "n", b"k" * 32)
     with pytest.raises(ConfigError):
-        run_worker(settings, Stop())
+        run_worker(settings, threading.Event())
