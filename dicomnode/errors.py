@@ -9,7 +9,7 @@
         OutOfResources 0xA700 · DatasetMismatch 0xA900 · CannotUnderstand 0xC000
       Transient              nobody yet; deferred with backoff
         PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · LeaseLost ·
-                             SiblingActive
+                             SiblingActive · CannotListen
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
         Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain · PixelsDiffer · DiedThrice
         NoPresentationContext · RefusedByPeer · AssociationRejected · ReleaseRefused · FileMissing
@@ -173,6 +173,13 @@ class SiblingActive(Transient):
     """An earlier instance with the same SOP Instance UID is still being worked."""
 
     code = "sibling_active"
+
+
+class CannotListen(Transient):
+    """The port cannot be listened on now: another program has it, or the system lacks something; the acceptor tries again."""
+
+    code = "cannot_listen"
+    actor: ClassVar[Actor] = "administrator"
 
 
 class Permanent(DicomNodeError):
