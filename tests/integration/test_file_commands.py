@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -17,9 +18,12 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import FileDataset
 
 from dicomnode import cli
+from dicomnode.commands.redact import _Redactor
+from dicomnode.errors import StageFailed
 from dicomnode.kitting import models_dir
 from dicomnode.records import BODY_PARTS, UNCERTAIN
 from dicomnode.settings import WorkSettings
+from dicomnode.stages.encode import Encode
 from tests.acceptance.harness import DICOMNODE
 from tests.acceptance.samples import MARKED_NAME, radiograph, write
 
@@ -238,6 +242,21 @@ def test_redact_leaves_an_older_target_of_a_held_file_alone(tmp_path: Path) -> N
     target.write_bytes(b"older")
     assert command("redact", source, target).returncode == 1
     assert target.read_bytes() == b"older"
+
+
+@needs_tesseract
+def test_redact_leaves_no_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that fails while it is written leaves neither target nor draft."""
+
+    def fail() -> Iterator[bytes]:
+        yield b"\0" * 100
+        raise StageFailed("x")
+
+    redactor = _Redactor("strict", pixels_only=True)
+    monkeypatch.setattr(redactor, "_encode", lambda redacted: dataclasses.replace(Encode()(redacted), make=fail))
+    with pytest.raises(StageFailed):
+        redactor.work(write(marked(), tmp_path / "src"), tmp_path / "out" / "x.dcm")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("what", ["same file", "same folder", "folder for a file", "file for a folder", "report", "mode"])
