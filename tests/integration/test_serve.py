@@ -157,7 +157,7 @@ def test_a_signal_that_another_thread_gets_wakes_the_main_one() -> None:
 
 # -- refusing
 BROKEN = {
-    "unknown key": ("node.toml", "open = true", "open = true\nopne = true", ["node.toml", "node.opne"]),
+    "unknown key": ("node.toml", "open = true", "open = true\nopened = true", ["node.toml", "node.opened"]),
     "bad value": ("node.toml", "threads = 1", "threads = 0", ["node.toml", "work.threads"]),
     "no TOML": ("node.toml", "threads = 1", "threads = = 1", ["node.toml", "not TOML"]),
     "bad rule": ("routes.toml", "min_probability = 0.5", "min_probability = 2", ["routes.toml", "min_probability"]),
