@@ -8,12 +8,13 @@
       Refused                the peer; answered at the door, nothing kept
         OutOfResources 0xA700 · DatasetMismatch 0xA900 · CannotUnderstand 0xC000
       Transient              nobody yet; deferred with backoff
-        PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · LeaseLost ·
-                             SiblingActive · CannotListen
+        PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · StoreFailed ·
+        LeaseLost · SiblingActive · QueueUnavailable (QueueDamaged) · CannotListen
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
-        Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain · PixelsDiffer · DiedThrice
-        NoPresentationContext · RefusedByPeer · AssociationRejected · ReleaseRefused · FileMissing
+        Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain · PixelsDiffer · ContentDiffers
+        DiedThrice · NoPresentationContext · RefusedByPeer · AssociationRejected · ReleaseRefused · FileMissing
       Expired                a person; the lifetime of a delivery was reached
+      HeaderDiffers          nobody; a note on a row, never raised
       NotFound               the caller of a command named something that is not there
 
 **Way** Every leaf carries ``code`` (the closed set of reasons that logs and rows use), ``retry``, ``status`` (the DIMSE
@@ -163,6 +164,13 @@ class SpoolFull(Transient):
     actor: ClassVar[Actor] = "administrator"
 
 
+class StoreFailed(Transient):
+    """A file of the node cannot be read or written now: no permission, too many open files, a failing disk."""
+
+    code = "store_failed"
+    actor: ClassVar[Actor] = "administrator"
+
+
 class LeaseLost(Transient):
     """The claim on a row went to another process before this one finished; this one's result is dropped."""
 
@@ -173,6 +181,19 @@ class SiblingActive(Transient):
     """An earlier instance with the same SOP Instance UID is still being worked."""
 
     code = "sibling_active"
+
+
+class QueueUnavailable(Transient):
+    """The queue cannot be asked now: it is locked, unreachable or damaged."""
+
+    code = "queue_unavailable"
+    actor: ClassVar[Actor] = "administrator"
+
+
+class QueueDamaged(QueueUnavailable):
+    """The file of the queue is no sound database; it can be made anew from the spool."""
+
+    code = "queue_damaged"
 
 
 class CannotListen(Transient):
@@ -221,6 +242,12 @@ class PixelsDiffer(Permanent):
     code = "pixels_differ"
 
 
+class ContentDiffers(Permanent):
+    """A SOP Instance UID came again with other bytes and no pixels to compare; both are kept and a person decides."""
+
+    code = "content_differs"
+
+
 class DiedThrice(Permanent):
     """Three processes died while they worked on this instance."""
 
@@ -267,6 +294,13 @@ class Expired(DicomNodeError):
 
     code = "expired"
     actor: ClassVar[Actor] = "administrator"
+
+
+class HeaderDiffers(DicomNodeError):
+    """A SOP Instance UID came again with the same pixels under another header; only its original is passed on."""
+
+    code = "header_differs"
+    actor: ClassVar[Actor] = "nobody"
 
 
 class NotFound(DicomNodeError):

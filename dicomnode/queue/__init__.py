@@ -20,25 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
-from dicomnode.errors import Actor, Transient
+from dicomnode.errors import QueueDamaged, QueueUnavailable  # noqa: F401 - who asks a queue finds here what it raises
 from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
 
 InstanceState = Literal["waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped"]
-
-
-class QueueUnavailable(Transient):
-    """The queue cannot be asked now: it is locked, unreachable or damaged."""
-
-    code = "queue_unavailable"
-    actor: ClassVar[Actor] = "administrator"
-
-
-class QueueDamaged(QueueUnavailable):
-    """The file of the queue is no sound database; it can be made anew from the spool."""
-
-    code = "queue_damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +51,11 @@ class Claim:
     waived: bool
     #: A person released it although its pixels differ from those that came before under its UID.
     accepted: bool
-    #: Results of the former generations, (kind, SOP Class UID, SOP Instance UID); originals are none.
-    predecessors: tuple[tuple[OutputKind, str, str], ...]
+    #: What the generation before made and nobody dropped, (kind, identity, SOP Class UID, SOP Instance UID); for what it
+    #: left as it was, the last one that made it. Originals are none.
+    predecessors: tuple[tuple[OutputKind, Identity, str, str], ...]
+    #: Make only these, (kind, destination): the outputs that were held; None makes everything.
+    only: frozenset[tuple[OutputKind, str]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +116,7 @@ class Queue(Protocol):
 
         The state is ``own`` for an own result; ``duplicate`` when an earlier row (not dropped, not quarantined) has the
         same SOP Instance UID and the same sha256; else ``waiting``. A duplicate alone, whose original was dropped or
-        quarantined, makes no duplicate.
+        quarantined, makes no duplicate, nor does a done instance whose deliveries were all dropped by a person.
         """
         ...
 
@@ -148,18 +138,22 @@ class Queue(Protocol):
         ...
 
     def siblings(self, instance: Instance) -> tuple[Sibling, ...]:
-        """Earlier rows of the same SOP Instance UID that are, were or will be worked or are on hold, oldest first.
+        """Earlier rows of the same SOP Instance UID that a later one is to be compared with, oldest first.
 
-        A quarantined one counts when its pixels are known.
+        These are, were or will be worked, or are on hold. What was quarantined, is own or a duplicate, or was given up
+        (dropped, or done with all its deliveries dropped) made nothing: whatever follows it is the first.
         """
         ...
 
     def finish(
         self, claim: Claim, owner: Owner, summary: Summary, outputs: Sequence[NewOutput], held: Sequence[Held], now: datetime,
+        reason: str = "",
     ) -> None:
         """End the claim as ``done`` and make its deliveries (held ones in state hold), in one transaction.
 
-        A delivery that exists already (same output UID and destination) is left as it is.
+        A delivery that exists already (same output UID and destination, not dropped) is left as it is. Of a claim of some
+        outputs only, what was not asked again (the finding, the regions) stays as it was found before. A finding is told
+        once, also when it is found again. ``reason`` is a note on the row: ``header_differs``.
         """
         ...
 
@@ -176,7 +170,7 @@ class Queue(Protocol):
         ...
 
     def duplicate(self, claim: Claim, owner: Owner, pixel_digest: str) -> None:
-        """End the claim; the same pixels were worked under another header already."""
+        """End the claim; the same pixels were worked under another header already, so its reason is ``header_differs``."""
         ...
 
     # -- delivery (sender)
@@ -285,8 +279,11 @@ class Queue(Protocol):
     def retry(self, instance_id: str, now: datetime, who: str = "") -> int:
         """Work or send again under the same rules: a deferred, held or quarantined instance becomes waiting, a held,
         expired or deferred delivery with a file becomes ready; outputs held before they were made make the instance
-        waiting with the next generation. The row of an unreadable file is deleted: the next intake reads it again.
-        Gives the number of rows changed; what ``who`` did is kept, as for release and drop.
+        waiting with the next generation, in which they alone are made. The row of an unreadable file is deleted: the next
+        intake reads it again. Gives the number of rows changed; what ``who`` did is kept, as for release and drop.
+
+        Of a done instance of which everything has ended (delivered or dropped) and whose source is still kept, this is a
+        rework on purpose: the next generation makes everything anew, each report naming the one before it.
         """
         ...
 

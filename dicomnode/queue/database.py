@@ -26,9 +26,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from dicomnode.errors import BadSetting, Transient
+from dicomnode.errors import BadSetting, QueueDamaged, QueueUnavailable, Transient
 from dicomnode.errors import SpoolFull as DiskFull
-from dicomnode.queue import Owner, QueueDamaged, QueueUnavailable
+from dicomnode.queue import Owner
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

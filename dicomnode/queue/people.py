@@ -113,6 +113,7 @@ class People(Database):
                 changed += connection.execute(
                     f"{_DELIVERIES_AGAIN} AND state IN ('hold', 'expired', 'deferred')", values,
                 ).rowcount
+                changed += _rework(connection, values)
             _unblock(connection, values)
             return _note(connection, instance_id, now, who, "retry", changed)
 
@@ -154,16 +155,29 @@ class People(Database):
 
 
 def _remake(connection: sqlite3.Connection, values: Mapping[str, object], *, waive: bool) -> int:
-    """Outputs that were held before they were made: their places go, the instance is worked in its next generation."""
+    """Outputs that were held before they were made: their places go, the next generation of the instance makes them alone."""
     state = connection.execute("SELECT state, file_gone FROM instances WHERE instance_id = :key", values).fetchone()
     places = "instance_id = :key AND state = 'hold' AND location = ''"
-    reasons = {row[0] for row in connection.execute(f"SELECT reason FROM deliveries WHERE {places}", values)}  # noqa: S608
-    if tuple(state) != ("done", 0) or not reasons:
+    held = connection.execute(f"SELECT kind, destination, reason FROM deliveries WHERE {places}", values).fetchall()  # noqa: S608
+    if tuple(state) != ("done", 0) or not held:
         return 0
     connection.execute(f"DELETE FROM deliveries WHERE {places}", values)  # noqa: S608
     return connection.execute(
-        f"{_INSTANCES_AGAIN}, generation = generation + 1, waived = max(waived, :waived) WHERE instance_id = :key",
-        {**values, "waived": int(waive and RedactionUncertain.code in reasons)},
+        f"{_INSTANCES_AGAIN}, generation = generation + 1, waived = max(waived, :waived), asked = :asked, "
+        "made = made - :count WHERE instance_id = :key",
+        {
+            **values, "waived": int(waive and RedactionUncertain.code in {row["reason"] for row in held}),
+            "asked": json.dumps(sorted((row["kind"], row["destination"]) for row in held)), "count": len(held),
+        },
+    ).rowcount
+
+
+def _rework(connection: sqlite3.Connection, values: Mapping[str, object]) -> int:
+    """Everything has ended and the source is kept: a person wants all of it made anew."""
+    return connection.execute(
+        f"{_INSTANCES_AGAIN}, generation = generation + 1, asked = '' "  # noqa: S608 - a constant
+        "WHERE instance_id = :key AND state = 'done' AND file_gone = 0 AND NOT EXISTS ("
+        "SELECT 1 FROM deliveries WHERE instance_id = :key AND state NOT IN ('delivered', 'dropped'))", values,
     ).rowcount
 
 

@@ -21,7 +21,7 @@ INSERT INTO transitions (kind, old, new, why) VALUES
     ('instance', 'deferred', 'waiting', 'retried by a person'),
     ('instance', 'hold', 'waiting', 'retried or released by a person'),
     ('instance', 'quarantine', 'waiting', 'retried by a person'),
-    ('instance', 'done', 'waiting', 'outputs on hold retried or released: next generation'),
+    ('instance', 'done', 'waiting', 'retried or released by a person: next generation'),
     ('instance', 'waiting', 'dropped', 'given up by a person'),
     ('instance', 'active', 'dropped', 'given up by a person'),
     ('instance', 'deferred', 'dropped', 'given up by a person'),
@@ -58,6 +58,8 @@ CREATE TABLE instances (
     generation INTEGER NOT NULL DEFAULT 0,
     waived INTEGER NOT NULL DEFAULT 0,
     accepted INTEGER NOT NULL DEFAULT 0,
+    -- outputs that are to be made, a list of [kind, destination]; empty is all
+    asked TEXT NOT NULL DEFAULT '',
     -- the file; an empty sha256 means that its header could not be read
     location TEXT NOT NULL,
     file_gone INTEGER NOT NULL DEFAULT 0,
@@ -74,7 +76,7 @@ CREATE TABLE instances (
     address TEXT NOT NULL DEFAULT '',
     received_at INTEGER NOT NULL,
     own_result INTEGER NOT NULL DEFAULT 0,
-    -- the result
+    -- the result; made counts the deliveries that there must be
     made INTEGER NOT NULL DEFAULT 0,
     body_part TEXT NOT NULL DEFAULT '',
     probability REAL NOT NULL DEFAULT 0,
@@ -143,10 +145,11 @@ CREATE TABLE deliveries (
     CHECK (location <> '' OR state IN ('hold', 'dropped'))
 );
 
--- A result is delivered once to each destination; an original keeps its UID, so there each instance counts.
+-- A result is delivered once to each destination, unless a person dropped it; an original keeps its UID, so there each
+-- instance and generation counts.
 CREATE UNIQUE INDEX deliveries_once ON deliveries (
-    sop_instance_uid, destination, CASE kind WHEN 'original' THEN instance_id ELSE '' END
-) WHERE location <> '';
+    sop_instance_uid, destination, CASE kind WHEN 'original' THEN instance_id || '/' || generation ELSE '' END
+) WHERE location <> '' AND state <> 'dropped';
 CREATE INDEX deliveries_by_instance ON deliveries (instance_id);
 CREATE INDEX deliveries_by_state ON deliveries (state, destination, delivery_id);
 CREATE INDEX deliveries_by_owner ON deliveries (owner) WHERE owner IS NOT NULL;

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import get_args
 
-from dicomnode.errors import LeaseLost
+from dicomnode.errors import HeaderDiffers, LeaseLost
 from dicomnode.queue import Claim, InstanceState, NewOutput, Owner, Sibling, Summary
 from dicomnode.queue.database import Database, from_db, owner_text, to_db
 from dicomnode.records import Held, Instance
@@ -22,15 +22,19 @@ _ADD = f"""
 INSERT INTO instances ({", ".join(_FIELDS)}, received_at, own_result, state, reason, since)
 VALUES ({", ".join(f":{name}" for name in _FIELDS)}, :received_at, :own_result, :state, '', :since)
 """  # noqa: S608 - names of our own columns
-_SAME_BYTES = """
-SELECT 1 FROM instances AS e
-WHERE e.sop_instance_uid = :sop_instance_uid AND e.sha256 = :sha256
-    AND (e.state IN ('waiting', 'active', 'deferred', 'done', 'hold')
-        OR e.state = 'duplicate' AND EXISTS (
-            SELECT 1 FROM instances AS o
-            WHERE o.sop_instance_uid = e.sop_instance_uid AND o.state IN ('waiting', 'active', 'deferred', 'done', 'hold')))
-LIMIT 1
+#: The row made something, or may yet: not quarantined, not given up by a person, also not in all its deliveries.
+_COUNTS = """
+(o.state IN ('waiting', 'active', 'deferred', 'hold') OR o.state = 'done' AND (
+    o.made = 0 OR EXISTS (SELECT 1 FROM deliveries AS d WHERE d.instance_id = o.instance_id AND d.state <> 'dropped')))
 """
+_SAME_BYTES = f"""
+SELECT 1 FROM instances AS e
+WHERE e.sop_instance_uid = :sop_instance_uid AND e.sha256 = :sha256 AND EXISTS (
+    SELECT 1 FROM instances AS o
+    WHERE o.sop_instance_uid = e.sop_instance_uid AND {_COUNTS}
+        AND (o.instance_id = e.instance_id OR e.state = 'duplicate'))
+LIMIT 1
+"""  # noqa: S608 - constants
 #: Nothing else of this SOP Instance UID is in hand or, earlier than this, to be worked.
 _FREE = """
 NOT EXISTS (
@@ -49,22 +53,26 @@ SELECT * FROM (
 ) ORDER BY instance_id LIMIT 1
 """  # noqa: S608 - constants
 _PREDECESSORS = """
-SELECT kind, sop_class_uid, sop_instance_uid FROM deliveries
-WHERE instance_id = ? AND generation < ? AND location <> '' AND kind <> 'original'
-GROUP BY kind, sop_class_uid, sop_instance_uid ORDER BY min(delivery_id)
+SELECT kind, identity, sop_class_uid, sop_instance_uid FROM deliveries AS d
+WHERE instance_id = :key AND location <> '' AND kind <> 'original' AND state <> 'dropped' AND generation = (
+    SELECT max(f.generation) FROM deliveries AS f
+    WHERE f.instance_id = :key AND f.generation < :generation AND f.location <> '' AND f.state <> 'dropped'
+        AND f.kind = d.kind AND f.identity = d.identity AND f.sop_class_uid = d.sop_class_uid)
+GROUP BY kind, identity, sop_class_uid, sop_instance_uid ORDER BY min(delivery_id)
 """
-_SIBLINGS = """
-SELECT instance_id, state, pixel_digest FROM instances
-WHERE sop_instance_uid = ? AND instance_id < ?
-    AND (state IN ('waiting', 'active', 'deferred', 'done', 'hold') OR state = 'quarantine' AND pixel_digest <> '')
-ORDER BY instance_id
-"""
+_SIBLINGS = f"""
+SELECT instance_id, state, pixel_digest FROM instances AS o
+WHERE o.sop_instance_uid = ? AND o.instance_id < ? AND {_COUNTS}
+ORDER BY o.instance_id
+"""  # noqa: S608 - constants
 _DELIVER = """
 INSERT INTO deliveries (
     instance_id, generation, kind, destination, state, since, created_at, life_from,
     location, sop_class_uid, sop_instance_uid, transfer_syntax_uid, identity)
 VALUES (?, ?, ?, ?, 'ready', ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO NOTHING
+ON CONFLICT (
+    sop_instance_uid, destination, CASE kind WHEN 'original' THEN instance_id || '/' || generation ELSE '' END
+) WHERE location <> '' AND state <> 'dropped' DO NOTHING
 """
 _HELD = """
 INSERT INTO deliveries (instance_id, generation, kind, destination, state, reason, since, created_at, life_from)
@@ -134,10 +142,12 @@ class Work(Database):
                 "since = ? WHERE instance_id = ?",
                 (owner_text(owner), to_db(now), row["instance_id"]),
             )
-            former = connection.execute(_PREDECESSORS, (row["instance_id"], row["generation"])).fetchall()
+            values = {"key": row["instance_id"], "generation": row["generation"]}
+            former = connection.execute(_PREDECESSORS, values).fetchall()
         return Claim(
             instance=instance_of(row), attempt=row["attempt"] + 1, generation=row["generation"],
             waived=bool(row["waived"]), accepted=bool(row["accepted"]), predecessors=tuple(tuple(one) for one in former),
+            only=frozenset((kind, name) for kind, name in json.loads(row["asked"])) if row["asked"] else None,
         )
 
     def siblings(self, instance: Instance) -> tuple[Sibling, ...]:
@@ -147,32 +157,34 @@ class Work(Database):
 
     def finish(
         self, claim: Claim, owner: Owner, summary: Summary, outputs: Sequence[NewOutput], held: Sequence[Held], now: datetime,
+        reason: str = "",
     ) -> None:
         """End the claim as done and make its deliveries."""
         instance_id, time = claim.instance.instance_id, to_db(now)
+        facts = _facts(summary, whole=claim.only is None)
         with self._transaction() as connection:
-            _end(connection, claim, owner, "done", now=now)
+            _end(connection, claim, owner, "done", reason=reason, pixel_digest=summary.pixel_digest, now=now)
+            # Counted from what was meant, so that `verify` misses a delivery that is not there for whatever reason.
+            made = sum(len(one.destinations) for one in outputs) + sum(len(one.destinations) for one in held)
             for output in outputs:
                 for destination in output.destinations:
-                    connection.execute(_DELIVER, (
+                    written = connection.execute(_DELIVER, (
                         instance_id, claim.generation, output.kind, destination, time, time, time, output.location,
                         output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity,
-                    ))
+                    )).rowcount
+                    made -= int(written == 0)  # the very same object is delivered there for another row
             for item in held:
                 for destination in item.destinations:
                     connection.execute(
                         _HELD, (instance_id, claim.generation, item.kind, destination, item.reason, time, time, time),
                     )
+            columns = ", ".join(f"{name} = :{name}" for name in facts)
+            # Found again, or of pixels that were looked at before, a finding is no news.
+            told = "told = :noted OR told AND model = :model AND finding = :finding, " if "model" in facts else ""
             connection.execute(
-                "UPDATE instances SET body_part = ?, probability = ?, rule = ?, model = ?, finding = ?, "
-                "finding_probability = ?, abnormal = ?, told = 0, regions = ?, pixel_digest = ?, stage_ms = ?, "
-                "made = (SELECT count(*) FROM deliveries AS d WHERE d.instance_id = instances.instance_id) "
-                "WHERE instance_id = ?",
-                (
-                    summary.body_part, summary.probability, summary.rule, summary.model, summary.finding,
-                    summary.finding_probability, int(summary.abnormal), summary.regions, summary.pixel_digest,
-                    json.dumps(dict(summary.stage_ms)), instance_id,
-                ),
+                f"UPDATE instances SET {told}{columns}, made = made + :made, asked = '' "  # noqa: S608 - our own columns
+                "WHERE instance_id = :instance_id",
+                {**facts, "noted": reason == HeaderDiffers.code, "made": made, "instance_id": instance_id},
             )
 
     def defer(self, claim: Claim, owner: Owner, reason: str, due: datetime) -> None:
@@ -193,7 +205,23 @@ class Work(Database):
     def duplicate(self, claim: Claim, owner: Owner, pixel_digest: str) -> None:
         """End the claim; the same pixels were worked before."""
         with self._transaction() as connection:
-            _end(connection, claim, owner, "duplicate", pixel_digest=pixel_digest)
+            _end(connection, claim, owner, "duplicate", reason=HeaderDiffers.code, pixel_digest=pixel_digest)
+
+
+def _facts(summary: Summary, *, whole: bool) -> Mapping[str, object]:
+    """The columns that a summary fills; a work on some outputs only says nothing about what it did not do."""
+    facts: dict[str, object] = {
+        "body_part": summary.body_part, "probability": summary.probability, "rule": summary.rule,
+        "stage_ms": json.dumps(dict(summary.stage_ms)),
+    }
+    if whole or summary.model:
+        facts |= {
+            "model": summary.model, "finding": summary.finding, "finding_probability": summary.finding_probability,
+            "abnormal": int(summary.abnormal),
+        }
+    if whole or summary.regions:
+        facts["regions"] = summary.regions
+    return facts
 
 
 def _has_row(connection: sqlite3.Connection, instance_id: str) -> bool:

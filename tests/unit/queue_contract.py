@@ -10,7 +10,7 @@ import pytest
 
 from dicomnode.errors import LeaseLost, NotFound
 from dicomnode.queue import Claim, NewOutput, Owner, Queue, Reclaimed, Summary
-from dicomnode.records import Delivery, Held, Instance, Verdict
+from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -18,6 +18,7 @@ ME = Owner("boot", 100, 1000)
 OTHER = Owner("boot", 200, 2000)
 SUMMARY = Summary("spine", 0.9, "rule", "model 1", "fracture", 0.7, abnormal=False, regions=2, pixel_digest="px",
                   stage_ms={"route": 1.5})
+SR = "1.2.840.10008.5.1.4.1.1.88.34"
 DELIVERED = Verdict("delivered", status=0)
 
 
@@ -32,11 +33,12 @@ def instance(number: int = 1, *, uid: str = "", sha256: str = "", own: bool = Fa
     )
 
 
-def output(number: int = 1, destinations: Sequence[str] = ("pacs",), kind: str = "sr") -> NewOutput:
+def output(
+    number: int = 1, destinations: Sequence[str] = ("pacs",), kind: OutputKind = "sr", identity: Identity = "kept",
+) -> NewOutput:
     """A result whose file stands in outgoing/."""
     return NewOutput(
-        "original" if kind == "original" else "sr", "1.2.840.10008.5.1.4.1.1.88.34", f"2.25.{number}", "1.2.840.10008.1.2.1",
-        "kept", f"outgoing/2.25.{number}.dcm", tuple(destinations),
+        kind, SR, f"2.25.{number}", "1.2.840.10008.1.2.1", identity, f"outgoing/2.25.{number}.dcm", tuple(destinations),
     )
 
 
@@ -122,6 +124,27 @@ class QueueContract:
             queue.quarantine(claimed(queue), ME, "undecodable")
         assert queue.add(instance(3, uid="1.2", sha256="a")) == "waiting"
 
+    def test_a_resend_of_what_was_given_up_after_it_was_worked_is_worked_and_delivered(self, queue: Queue) -> None:
+        """A person dropped every delivery; the same result of the instance that comes then is sent."""
+        worked(queue, instance(1, uid="1.2", sha256="a"), [output(1, ("pacs", "lab"))])
+        queue.add(instance(2, uid="1.2", sha256="a"))
+        queue.drop(instance(1).instance_id, NOW)
+        again, other = instance(3, uid="1.2", sha256="a"), instance(4, uid="1.2", sha256="b")
+        assert queue.siblings(other) == ()
+        assert queue.add(again) == "waiting"
+        queue.finish(claimed(queue), ME, SUMMARY, [output(1, ("pacs", "lab"))], [], NOW)
+        assert deliveries_of(queue, again) == [("sr", "pacs", "ready"), ("sr", "lab", "ready")]
+        assert queue.verify() == ()
+
+    def test_a_resend_of_what_was_given_up_in_part_is_worked_once(self, queue: Queue) -> None:
+        """One delivery that stands says that the instance was worked, and so does a route without outputs."""
+        worked(queue, instance(1, uid="1.2", sha256="a"), [output(1, ("pacs", "lab"))])
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        queue.drop(instance(1).instance_id, NOW)
+        assert queue.add(instance(2, uid="1.2", sha256="a")) == "duplicate"
+        worked(queue, instance(3, uid="1.3", sha256="a"))
+        assert queue.add(instance(4, uid="1.3", sha256="a")) == "duplicate"
+
     def test_an_unreadable_file_has_a_row_in_quarantine(self, queue: Queue) -> None:
         """It is in sight, it is not worked, and telling it twice changes nothing."""
         for reason in ("undecodable", "stage_failed"):
@@ -203,7 +226,7 @@ class QueueContract:
         assert deliveries_of(queue, instance()) == [("sr", "pacs", "ready")]
 
     def test_siblings_are_earlier_rows_of_the_same_uid_that_matter(self, queue: Queue) -> None:
-        """Done ones with their pixels, held and waiting ones; not the instance itself, own, dropped or unread ones."""
+        """Done ones with their pixels, held and waiting ones; not the instance itself, own, dropped or quarantined ones."""
         done, held, gone, quarantined, me = (instance(n, uid="1.2") for n in range(1, 6))
         worked(queue, done)
         queue.add(held)
@@ -211,6 +234,8 @@ class QueueContract:
         queue.add(gone)
         queue.drop(gone.instance_id, NOW)
         queue.add(quarantined)
+        queue.hold(claimed(queue), ME, "pixels_differ", "pz")
+        queue.retry(quarantined.instance_id, NOW)
         queue.quarantine(claimed(queue), ME, "undecodable")
         queue.add(me)
         queue.add(instance(6, uid="1.2"))
@@ -229,6 +254,16 @@ class QueueContract:
         assert (row["state"], row["body_part"], row["stage_ms"]) == ("done", "spine", {"route": 1.5})
         assert [one.location for one in queue.claim_deliveries("pacs", ME, 10, NOW)] == ["outgoing/2.25.1.dcm"]
         assert queue.verify() == ()
+
+    def test_a_note_stands_on_a_row_that_was_passed_on_or_is_a_duplicate(self, queue: Queue) -> None:
+        """Other headers over the same pixels are in sight; the same bytes are nothing to note."""
+        queue.add(instance(1, uid="1.2"))
+        queue.finish(claimed(queue), ME, SUMMARY, [output(kind="original")], [], NOW, "header_differs")
+        queue.add(instance(2, uid="1.2"))
+        queue.duplicate(claimed(queue), ME, "px")
+        queue.add(instance(3, uid="1.2", sha256=instance(1).sha256))
+        found = [(row["state"], row["reason"]) for row in queue.rows()]
+        assert found == [("done", "header_differs"), ("duplicate", "header_differs"), ("duplicate", "")]
 
     def test_a_finish_that_fails_midway_leaves_the_claim_as_it_was(self, queue: Queue) -> None:
         """There is no instance that is done with half of its deliveries."""
@@ -440,6 +475,19 @@ class QueueContract:
         queue.told([instance(1).instance_id])
         assert queue.untold(10) == ()
 
+    @pytest.mark.parametrize(("finding", "news"), [("fracture", 0), ("mass", 1)])
+    def test_a_finding_that_is_found_again_is_no_news(self, queue: Queue, finding: str, news: int) -> None:
+        """Neither in a rework nor under another header; another finding is."""
+        abnormal = dataclasses.replace(SUMMARY, abnormal=True)
+        queue.add(instance(1))
+        queue.finish(claimed(queue), ME, abnormal, [], [], NOW)
+        queue.told([instance(1).instance_id])
+        queue.retry(instance(1).instance_id, NOW)
+        queue.finish(claimed(queue), ME, dataclasses.replace(abnormal, finding=finding), [], [], NOW)
+        queue.add(instance(2))
+        queue.finish(claimed(queue), ME, abnormal, [output(kind="original")], [], NOW, "header_differs")
+        assert len(queue.untold(10)) == news
+
     def test_what_waits_for_people_is_counted_once_an_instance(self, queue: Queue) -> None:
         """On hold, in quarantine, or done with an output on hold."""
         assert queue.aside() == (0, 0)
@@ -512,10 +560,71 @@ class QueueContract:
         assert queue.retry(instance().instance_id, NOW) == 1
         claim = claimed(queue)
         assert (claim.generation, claim.waived) == (1, False)
-        assert claim.predecessors == (("sr", "1.2.840.10008.5.1.4.1.1.88.34", "2.25.1"),)
-        queue.finish(claim, ME, SUMMARY, [output(2)], [], NOW)
-        assert deliveries_of(queue, instance()) == [("sr", "pacs", "ready"), ("sr", "pacs", "ready")]
+        assert claim.predecessors == (("sr", "kept", SR, "2.25.1"),)
+        queue.finish(claim, ME, SUMMARY, [output(2, kind="sc")], [], NOW)
+        assert deliveries_of(queue, instance()) == [("sr", "pacs", "ready"), ("sc", "pacs", "ready")]
         assert queue.verify() == ()
+
+    @pytest.mark.parametrize("act", ["retry", "release"])
+    def test_only_what_was_held_is_made_again(self, queue: Queue, act: str) -> None:
+        """By kind and destination, as long as it takes; what was sent and found stays as it is."""
+        held = [Held("sc", ("pacs", "lab"), "redaction_uncertain"), Held("deidentified", ("study",), "undecodable")]
+        worked(queue, instance(), [output()], held)
+        {"retry": queue.retry, "release": queue.release}[act](instance().instance_id, NOW)
+        asked = frozenset({("sc", "pacs"), ("sc", "lab"), ("deidentified", "study")})
+        claim = claimed(queue)
+        assert claim.only == asked
+        queue.quarantine(claim, ME, "stage_failed")
+        queue.retry(instance().instance_id, NOW)
+        claim = claimed(queue)
+        assert (claim.only, claim.generation) == (asked, 1)
+        empty = dataclasses.replace(SUMMARY, model="", finding="", finding_probability=0.0, regions=0)
+        queue.finish(claim, ME, empty, [output(2, ("pacs", "lab"), "sc")], [held[1]], NOW)
+        (row,) = queue.find(instance().instance_id)
+        assert (row["model"], row["finding"], row["regions"]) == ("model 1", "fracture", 2)
+        assert deliveries_of(queue, instance()) == [
+            ("sr", "pacs", "ready"), ("sc", "pacs", "ready"), ("sc", "lab", "ready"), ("deidentified", "study", "hold"),
+        ]
+        assert queue.verify() == ()
+
+    def test_retry_of_what_was_delivered_is_a_rework_on_purpose(self, queue: Queue) -> None:
+        """The next generation makes everything, an original too; each result of each side is named for its own."""
+        outputs = [output(1), output(2, ("study",), identity="removed"), output(7, kind="original")]
+        worked(queue, instance(), outputs)
+        for destination in ("pacs", "study"):
+            assert queue.retry(instance().instance_id, NOW) == 0, "something is still to be sent"
+            for delivery in queue.claim_deliveries(destination, ME, 9, NOW):
+                queue.settle(delivery, ME, DELIVERED, NOW)
+        assert queue.retry(instance().instance_id, NOW, "anna") == 1
+        claim = claimed(queue)
+        assert (claim.generation, claim.only, claim.waived) == (1, None, False)
+        assert claim.predecessors == (("sr", "kept", SR, "2.25.1"), ("sr", "removed", SR, "2.25.2"))
+        queue.finish(claim, ME, SUMMARY, [output(3), output(7, kind="original")], [Held("sc", ("pacs",), "undecodable")], NOW)
+        assert deliveries_of(queue, instance())[3:] == [
+            ("sr", "pacs", "ready"), ("original", "pacs", "ready"), ("sc", "pacs", "hold"),
+        ]
+        assert queue.verify() == ()
+
+    def test_the_generation_before_is_named_of_what_was_not_made_in_between_the_last_one(self, queue: Queue) -> None:
+        """After a work on some outputs only: one predecessor each, never a dropped one, never an older one beside it."""
+        worked(queue, instance(), [output(1)], [Held("sc", ("pacs",), "undecodable")])
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        for number in (2, 3):
+            queue.retry(instance().instance_id, NOW)
+            outputs = [output(number, kind="sc")] if number == 2 else [output(4), output(number, kind="sc")]
+            queue.finish(claimed(queue), ME, SUMMARY, outputs, [], NOW)
+            for delivery in queue.claim_deliveries("pacs", ME, 9, NOW):
+                queue.settle(delivery, ME, DELIVERED, NOW)
+        queue.retry(instance().instance_id, NOW)
+        claim = claimed(queue)
+        assert claim.generation == 3
+        assert set(claim.predecessors) == {("sr", "kept", SR, "2.25.4"), ("sc", "kept", SR, "2.25.3")}
+
+    def test_nothing_is_reworked_whose_source_is_gone(self, queue: Queue) -> None:
+        """Retention has ended it."""
+        worked(queue, instance())
+        queue.removed([instance().location])
+        assert queue.retry(instance().instance_id, NOW) == 0
 
     def test_release_waives_redaction_and_stays_waived(self, queue: Queue) -> None:
         """The person's word holds for this instance, also when a later retry works it again."""
@@ -533,10 +642,11 @@ class QueueContract:
         assert queue.release(instance().instance_id, NOW) == 1
         assert not claimed(queue).waived
 
-    def test_release_of_differing_pixels_accepts_them_and_waives_no_redaction(self, queue: Queue) -> None:
+    @pytest.mark.parametrize("reason", ["pixels_differ", "content_differs"])
+    def test_release_of_what_differs_accepts_it_and_waives_no_redaction(self, queue: Queue, reason: str) -> None:
         """Two different holds, two different words of a person."""
         queue.add(instance())
-        queue.hold(claimed(queue), ME, "pixels_differ")
+        queue.hold(claimed(queue), ME, reason)
         assert queue.release(instance().instance_id, NOW) == 1
         claim = claimed(queue)
         assert (claim.accepted, claim.waived) == (True, False)
@@ -551,12 +661,12 @@ class QueueContract:
         assert state_of(queue, instance()) == "done"
 
     def test_acts_on_what_has_ended_change_nothing(self, queue: Queue) -> None:
-        """Delivered stays delivered, a duplicate stays one, and no act is noted."""
+        """Delivered stays delivered unless it is retried, a duplicate stays one, and no act is noted."""
         worked(queue, instance(1, uid="1.2", sha256="a"), [output()])
         queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
         queue.add(instance(2, uid="1.2", sha256="a"))
-        for one in (instance(1), instance(2)):
-            assert [act(one.instance_id, NOW) for act in (queue.retry, queue.release, queue.drop)] == [0, 0, 0]
+        for one, acts in ((instance(1), [queue.release, queue.drop]), (instance(2), [queue.retry, queue.release, queue.drop])):
+            assert {act(one.instance_id, NOW) for act in acts} == {0}
             assert queue.find(one.instance_id)[0]["acts"] == []
 
     def test_drop_ends_everything_that_has_not_ended(self, queue: Queue) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import dicomnode.keeper.intake as module
+from dicomnode.errors import QueueUnavailable
 from dicomnode.keeper.intake import Intake
-from dicomnode.queue import QueueUnavailable
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.spool import Spool

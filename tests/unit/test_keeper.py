@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from dicomnode import log
-from dicomnode.errors import BadSetting
+from dicomnode.errors import BadSetting, QueueUnavailable
 from dicomnode.keeper import Guard, run_keeper
 from dicomnode.keeper.chores import Chores
 from dicomnode.keeper.hook import run_hook
 from dicomnode.keeper.inotify import Watch
-from dicomnode.queue import Owner, QueueUnavailable
+from dicomnode.queue import Owner
 from dicomnode.queue.database import scripts
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue

@@ -13,11 +13,12 @@ from typing import Literal
 
 import pytest
 
-from dicomnode.errors import BadSetting, Transient
-from dicomnode.queue import Owner, QueueDamaged, QueueUnavailable
+from dicomnode.errors import BadSetting, QueueDamaged, QueueUnavailable, Transient
+from dicomnode.queue import Owner
 from dicomnode.queue.database import from_db, owner_of, owner_text, scripts, to_db
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.records import Held
 
 from .queue_contract import ME, NOW, SUMMARY, QueueContract, claimed, instance, output, worked
 
@@ -265,6 +266,16 @@ def test_verify_finds_a_done_instance_that_lost_a_delivery(queue: SqliteQueue) -
     """A row that somebody deleted by hand is missed."""
     worked(queue, instance(), [output(1, ("pacs", "lab"))])
     queue._connection.execute("DELETE FROM deliveries WHERE destination = 'lab'")
+    (breach,) = queue.verify()
+    assert instance().instance_id in breach
+
+
+def test_verify_misses_a_delivery_that_was_meant_and_not_made(queue: SqliteQueue) -> None:
+    """What is counted is what the worker handed over, not what the database took."""
+    queue._connection.execute(
+        "CREATE TRIGGER lost BEFORE INSERT ON deliveries WHEN NEW.destination = 'lab' BEGIN SELECT RAISE(IGNORE); END",
+    )
+    worked(queue, instance(), held=[Held("sc", ("pacs", "lab"), "undecodable")])
     (breach,) = queue.verify()
     assert instance().instance_id in breach
 

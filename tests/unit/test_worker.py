@@ -16,12 +16,12 @@ import pydicom
 import pytest
 
 from dicomnode import log, worker
-from dicomnode.errors import ConfigError, RedactionUncertain, SpoolFull, StageFailed
+from dicomnode.errors import ConfigError, QueueUnavailable, RedactionUncertain, SpoolFull, StageFailed
 from dicomnode.header import header
 from dicomnode.kitting import build_kit
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import Kit
-from dicomnode.queue import Claim, QueueUnavailable
+from dicomnode.queue import Claim
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, OutputKind
