@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
-from dicomnode.errors import DicomNodeError, Permanent, StageFailed
+from pydicom.uid import UID
+
+from dicomnode.errors import DicomNodeError, Permanent, StageFailed, Undecodable
 from dicomnode.image import Coded, Image, Redacted
 from dicomnode.log import get_logger
 from dicomnode.outputs import Builder, Material, NodeFacts
@@ -105,7 +107,7 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     Raises
     ------
     Undecodable
-        The header cannot be parsed.
+        The header cannot be parsed, or an image has no pixel data.
     StageFailed
         Reading, routing or inference met a defect.
     """
@@ -113,6 +115,8 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     watch = _Watch(instance.instance_id)
     with watch.stage("read"):
         image = Image.open(source, instance)
+        if not image.has_pixels and "Image Storage" in UID(instance.sop_class_uid).name:
+            raise Undecodable("an instance of an image class has no pixel data: it was cut off")
     with watch.stage("route"):
         route = kit.route(instance, image)
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels)

@@ -49,22 +49,30 @@ class Child:
     not_before: float = field(default=0.0)
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process, or try again after a pause when the system has no room for one."""
         environment = {**os.environ, SUPERVISOR: str(os.getpid())}
-        self.process = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL)
         self.started = time.monotonic()
+        try:
+            self.process = subprocess.Popen(self.command, env=environment, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            self._pause()
+            log.error("child_exited", role=self.role, error_type=type(error).__name__, actor="administrator")
+            return
         log.info("child_started", role=self.role, child_pid=self.process.pid)
 
     def poll(self) -> int | None:
         """The exit code when the process has ended since the last call; it may start again after a pause."""
         if self.process is None or (code := self.process.poll()) is None:
             return None
-        young = time.monotonic() - self.started < GROWN_UP_S
-        self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S) if young else FIRST_PAUSE_S
-        self.not_before = time.monotonic() + self.pause_s
+        self._pause()
         log.warning("child_exited", role=self.role, child_pid=self.process.pid, exit_code=code)
         self.process = None
         return code
+
+    def _pause(self) -> None:
+        young = time.monotonic() - self.started < GROWN_UP_S
+        self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S) if young else FIRST_PAUSE_S
+        self.not_before = time.monotonic() + self.pause_s
 
 
 def run_supervisor(settings: Settings, stop: Stop) -> int:
