@@ -107,7 +107,7 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     Raises
     ------
     Undecodable
-        The header cannot be parsed, or an image has no pixel data.
+        The header cannot be parsed.
     StageFailed
         Reading, routing or inference met a defect.
     """
@@ -115,15 +115,17 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     watch = _Watch(instance.instance_id)
     with watch.stage("read"):
         image = Image.open(source, instance)
-        if not image.has_pixels and "Image Storage" in UID(instance.sop_class_uid).name:
-            raise Undecodable("an instance of an image class has no pixel data: it was cut off")
     with watch.stage("route"):
         route = kit.route(instance, image)
-    wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels)
+    # An object that is an image by its class, and has none, was cut off: a person must know.
+    cut = not image.has_pixels and "Image Storage" in UID(instance.sop_class_uid).name
+    wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
     findings, trouble = _infer(image, route, kit, watch) if wanted else (Findings(), None)
     held: list[Held] = []
+    if cut:
+        trouble = Undecodable("an instance of an image class has no pixel data")
     if trouble is not None:
-        # What the model should have said is missing from every result, so none of them may pass as complete.
+        # What should have been seen is missing from every result, so none of them may pass as complete.
         held = [Held(kind, names, trouble.code) for kind, _, _, names in wanted if kind != "original"]
         wanted = [group for group in wanted if group[0] == "original"]
     coded, digest = _pixels(image, kit, order, watch, wanted, held)

@@ -112,6 +112,17 @@ def test_an_instance_without_pixels_gives_the_original_alone() -> None:
     assert written(result.outputs[0]) == spooled(source)
 
 
+def test_an_image_without_pixels_is_held() -> None:
+    """An image that was cut off before its pixels is no object without pixels: a person must see it; the original leaves."""
+    ds = pydicom.dcmread(BytesIO(pydicom_file("CT_small.dcm")))
+    del ds.PixelData
+    cut = BytesIO()
+    ds.save_as(cut)
+    result = work(kit(route(("sr", "sc", "deidentified", "original"))), cut.getvalue())
+    assert made(result) == ["original"]
+    assert held(result) == {"sr": "undecodable", "sc": "undecodable", "deidentified": "undecodable"}
+
+
 def test_originals_alone_are_not_redacted() -> None:
     """The node does not read text in pixels that it passes on unchanged."""
     result = work(kit(route(("original",)), redact=raising(Unwanted)))
