@@ -5,8 +5,9 @@ file, rename, fsync of the directory; only then may the peer be told success. `S
 ``outgoing/``. What cannot be worked moves to ``quarantine/``. Names are ours alone: an instance id or a UID of valid form.
 A location is a path below the spool's root, as rows hold it.
 
-**Fails** `commit` raises `OutOfResources` (0xA700), `put` raises `SpoolFull`, a location without a file is `FileMissing`, a
-state directory that cannot serve is `BadSetting`. After a failed commit the file may stand in incoming: then the instance
+**Fails** `commit` raises `OutOfResources` (0xA700), `put` raises `SpoolFull`; what the system does not let us read or write
+for another reason is `StoreFailed`, also in the midst of a file; a location without a file is `FileMissing`, a state
+directory that cannot serve is `BadSetting`. After a failed commit the file may stand in incoming: then the instance
 is worked although it was not acknowledged, which a resend makes a duplicate.
 
 **Standard** PS3.4 B.2.3: success says that the SCP has taken responsibility for the instance.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -26,26 +28,32 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dicomnode import uids
-from dicomnode.errors import BadSetting, FileMissing, OutOfResources, SpoolFull
+from dicomnode.errors import BadSetting, FileMissing, OutOfResources, SpoolFull, StoreFailed, Transient
 from dicomnode.queue.owner import Owner, alive, this_process
 
 FOLDERS = ("tmp", "incoming", "outgoing", "quarantine")
 _DIRECTORY_MODE, _FILE_MODE = 0o750, 0o640
 _ID = r"[0-9]{8}T[0-9]{12}-[0-9a-f]{8}"
 _UID = r"[0-9]+(?:\.[0-9]+)*"
-#: An original keeps its UID, so its file may say which instance it is of.
-_RESULT = rf"{_UID}(?:-{_ID})?"
+#: An original keeps its UID, whatever its form, so its file says which instance it is of.
+_RESULT = rf"(?:{_UID}|[0-9.]{{1,64}}-{_ID})"
 _ID_ONLY = re.compile(_ID)
 _HOUR = re.compile(r"[0-9]{10}")
 _LOCATION = re.compile(rf"incoming/[0-9]{{10}}/{_ID}\.dcm|quarantine/{_ID}\.dcm|outgoing/{_RESULT}\.dcm")
 _RESULT_ONLY = re.compile(_RESULT)
 #: <name>.<boot id>.<pid>.<start ticks>.<random>.part
 _TEMPORARY = re.compile(r".+\.(?P<boot>[0-9a-f-]{36})\.(?P<pid>\d{1,9})\.(?P<ticks>\d{1,18})\.[0-9a-f]{8}\.part", re.ASCII)
-#: What a full or failing disk answers.
-_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+#: What a full disk answers.
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
+#: What a failing disk answers, or a system that is set up wrongly or has run out of something: a person mends it, and
+#: the same try comes through.
+_FAILING = frozenset((
+    errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENXIO,
+    errno.ENODEV, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EUCLEAN,
+))
 #: An empty folder of an hour is removed when its hour is this long past.
 _HOUR_KEPT = timedelta(hours=25)
 
@@ -91,12 +99,19 @@ class Spool:
         self.queue_path = state_dir / "queue.sqlite"
         #: Folders of hours whose own entry is known to be on disk, by this process.
         self._durable: set[str] = set()
+        missing = [path for path in state_dir.absolute().parents if not path.exists()]
         try:
             state_dir.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
             for path in (self.root, *(self.root / name for name in FOLDERS)):
                 path.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+            # Always: who made these folders may not have come so far. What stands above them may be closed to us.
+            _sync_directory(self.root)
+            _sync_directory(state_dir)
+            for path in (state_dir.absolute().parent, *(path.parent for path in missing)):
+                with contextlib.suppress(PermissionError):
+                    _sync_directory(path)
         except OSError as error:
-            raise BadSetting(f"node.state_dir: {error.filename} cannot be made ({error.strerror})") from None
+            raise BadSetting(f"node.state_dir: {error.filename or state_dir} cannot be made ({error.strerror})") from None
 
     # -- the node
     def identity(self) -> NodeIdentity:
@@ -203,13 +218,16 @@ class Spool:
         ------
         FileMissing
             There is no such file, or ``location`` is none of this spool.
+        StoreFailed
+            It cannot be opened now; reading from the stream raises this too.
         """
         try:
-            return os.fdopen(os.open(self.path(location), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+            descriptor = os.open(self.path(location), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ELOOP):
-                raise
-            raise FileMissing(f"{location} is not in the spool") from None
+            if error.errno in (errno.ENOENT, errno.ELOOP):
+                raise FileMissing(f"{location} is not in the spool") from None
+            raise StoreFailed(f"{location}: {error.strerror}") from error
+        return io.BufferedReader(_Source(descriptor))
 
     def path(self, location: str) -> Path:
         """Give the path of a location; raises `FileMissing` for anything that is no location of ours."""
@@ -223,14 +241,18 @@ class Spool:
         Parameters
         ----------
         name
-            SOP Instance UID, or UID and instance id joined by ``-``.
+            SOP Instance UID of a result of ours, or for an original its UID and instance id joined by ``-``; that UID is
+            the peer's, so it need only be of digits and dots, as `header` takes it.
 
         Raises
         ------
         SpoolFull
-            The disk did not take it; a former file of this name stands as it was.
+            The disk had no room; a former file of this name stands as it was.
+        StoreFailed
+            It could not be written for another reason, or the source that is copied could not be read.
         """
-        if _RESULT_ONLY.fullmatch(name) is None or not uids.is_valid(name.partition("-")[0]):
+        uid, dash, _ = name.partition("-")
+        if _RESULT_ONLY.fullmatch(name) is None or not (dash or uids.is_valid(uid)):
             raise ValueError("a result is named by its SOP Instance UID")
         target = self.root / "outgoing" / f"{name}.dcm"
         tmp = self._temporary(name)
@@ -242,9 +264,9 @@ class Spool:
             tmp.rename(target)
             _sync_directory(target.parent)
         except OSError as error:
-            if error.errno not in _DISK:
+            if error.errno not in _FULL | _FAILING:
                 raise
-            raise SpoolFull(f"{self.root}: {error.strerror}") from error
+            raise _failed(self.root, error) from error
         finally:
             with contextlib.suppress(OSError):
                 tmp.unlink(missing_ok=True)
@@ -265,15 +287,23 @@ class Spool:
         _sync_directory(source.parent)
         return f"quarantine/{source.name}"
 
-    def remove(self, location: str) -> int:
-        """Delete a file and give its size; 0 when it was gone."""
+    def remove(self, location: str, *, unless_after: datetime | None = None) -> int | None:
+        """Delete a file and give its size; 0 when it was gone, None when it was left.
+
+        Parameters
+        ----------
+        unless_after
+            Leave a file that was changed after this: a worker has written it anew since somebody looked.
+        """
         path = self.path(location)
         try:
-            size = path.stat().st_size
+            status = path.stat()
+            if unless_after is not None and datetime.fromtimestamp(status.st_mtime, UTC) > unless_after:
+                return None
             path.unlink()
         except FileNotFoundError:
             return 0
-        return size
+        return status.st_size
 
     # -- what is there
     def hours(self) -> tuple[tuple[str, float], ...]:
@@ -345,6 +375,28 @@ class Spool:
                 with contextlib.suppress(OSError):  # not empty
                     (self.root / "incoming" / hour).rmdir()
         return removed
+
+
+class _Source(io.FileIO):
+    """A file of the spool whose faults are ours: what reads it takes an OSError for a fault of the image."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read into a buffer."""
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise _failed(Path("spool"), error) from error
+
+    def readall(self) -> bytes:
+        """Read to the end."""
+        try:
+            return super().readall() or b""
+        except OSError as error:
+            raise _failed(Path("spool"), error) from error
+
+
+def _failed(path: Path, error: OSError) -> Transient:
+    return (SpoolFull if error.errno in _FULL else StoreFailed)(f"{path}: {error.strerror}")
 
 
 def _orphaned(name: str) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from dicomnode.errors import FileMissing, StageFailed, Undecodable
+from dicomnode.errors import FileMissing, StageFailed, StoreFailed, Undecodable
 from dicomnode.header import header
 from dicomnode.log import get_logger
 from dicomnode.queue import InstanceState, Queue
@@ -51,7 +51,7 @@ class Intake:
                     instance = header(stream, instance_id=instance_id, location=location, node_id=self._node_id)
                 except Undecodable as error:
                     return self._set_aside(instance_id, location, error.code)
-                except OSError:
+                except (OSError, StoreFailed):
                     raise
                 except Exception:  # one strange file must not stop the way of all others
                     log.exception("defect", instance_id=instance_id)
@@ -91,7 +91,7 @@ class Intake:
         for kept in self._missing():
             try:
                 made += self.one(kept.location) is not None
-            except OSError as error:
+            except (OSError, StoreFailed) as error:
                 fault = fault or error
         if fault is not None:
             raise fault

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from dicomnode.header import Sender, file_meta
 from dicomnode.settings import Settings, load
@@ -52,6 +54,13 @@ def receive(spool: Spool, number: int = 1, *, uid: str = "", data: bytes | None 
     tmp = spool.temporary(an_id(number))
     tmp.write_bytes(meta + data_set(uid) if data is None else data)
     return spool.commit(tmp, an_id(number))
+
+
+def spoil(stream: BinaryIO) -> None:
+    """Have every read from an open file fail, as a disk does in the midst of it."""
+    closed = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(closed, stream.fileno())
+    os.close(closed)
 
 
 def configured(folder: Path, keep: str = "", scp: str = "") -> Settings:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 import dicomnode.keeper.intake as module
-from dicomnode.errors import QueueUnavailable
+from dicomnode.errors import QueueUnavailable, StoreFailed
 from dicomnode.keeper.intake import Intake
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.spool import Spool
 
-from .spooled import NOW, an_id, receive
+from .spooled import NOW, an_id, receive, spoil
 
 NODE = "00" * 16
 GARBAGE = b"not dicom at all, but long enough to look into " * 10
@@ -157,25 +157,39 @@ def test_a_defect_over_one_file_sets_it_aside_and_the_others_go_on(
     assert queue.rows()[0]["reason"] == "stage_failed"
 
 
+@pytest.mark.parametrize("fault", [OSError(5, "Input/output error"), StoreFailed("Input/output error")])
 def test_a_disk_error_over_one_file_lets_the_others_through_and_is_told(
-    spool: Spool, queue: SqliteQueue, intake: Intake, monkeypatch: pytest.MonkeyPatch,
+    spool: Spool, queue: SqliteQueue, intake: Intake, monkeypatch: pytest.MonkeyPatch, fault: Exception,
 ) -> None:
     """The file is neither set aside nor forgotten: the next pass tries again."""
     real = spool.open
 
     def broken(location: str) -> object:
         if an_id(1) in location:
-            raise OSError(5, "Input/output error")
+            raise fault
         return real(location)
 
     receive(spool, 1)
     receive(spool, 2)
     with monkeypatch.context() as patched:
         patched.setattr(spool, "open", broken)
-        with pytest.raises(OSError, match="Input/output"):
+        with pytest.raises(type(fault), match="Input/output"):
             intake.scan(full=True)
     assert states(queue) == {an_id(2): "waiting"}
     assert intake.scan() == 1
+
+
+def test_a_disk_error_within_a_file_does_not_quarantine_it(
+    spool: Spool, queue: SqliteQueue, intake: Intake, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What reads a header hears of it as our own error, not as damage of the file."""
+    location = receive(spool)
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "header", lambda stream, **_: (spoil(stream), stream.read()))
+        with pytest.raises(StoreFailed):
+            intake.one(location)
+    assert states(queue) == {}
+    assert intake.scan(full=True) == 1
 
 
 def test_a_queue_that_cannot_answer_loses_nothing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,13 +12,15 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
-from dicomnode.errors import BadSetting, DicomNodeError, FileMissing, OutOfResources, SpoolFull
+from dicomnode.errors import BadSetting, DicomNodeError, FileMissing, OutOfResources, SpoolFull, StoreFailed
 from dicomnode.queue.owner import this_process
 from dicomnode.spool import Spool, hour_of, new_id
+
+from .spooled import spoil
 
 NOW = datetime(2026, 3, 1, 12, 30, 0, 123456, tzinfo=UTC)
 ID = "20260301T123000123456-00c0ffee"
@@ -125,8 +128,9 @@ def test_commit_syncs_file_then_renames_then_syncs_both_folders(spool: Spool, mo
     assert steps == ["sync file", "sync incoming", "rename", "sync 2026030112"]
     steps.clear()
     # Another process finds the folder there, but cannot know whether its maker came to the sync.
-    other = ID[:-1] + "0"
-    Spool(spool.state_dir).commit(received(spool, other), other)
+    other, second = ID[:-1] + "0", Spool(spool.state_dir)
+    steps.clear()
+    second.commit(received(spool, other), other)
     assert steps == ["sync file", "sync incoming", "rename", "sync 2026030112"]
 
 
@@ -207,20 +211,59 @@ def test_put_writes_over_a_former_result_at_once(spool: Spool) -> None:
     assert read(spool, location) == b"new and longer"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_full_disk_while_a_result_is_written_is_transient_and_keeps_the_former(spool: Spool, number: int) -> None:
-    """No torn result stands under its name, and the worker tries again."""
+FAULTS = [errno.EACCES, errno.EPERM, errno.EMFILE, errno.EIO, errno.ESTALE, errno.EROFS]
+
+
+@pytest.mark.parametrize(("number", "error"), [
+    (errno.ENOSPC, SpoolFull), (errno.EDQUOT, SpoolFull), *((number, StoreFailed) for number in FAULTS),
+])
+def test_a_disk_that_fails_while_a_result_is_written_is_transient_and_keeps_the_former(
+    spool: Spool, number: int, error: type[DicomNodeError],
+) -> None:
+    """No torn result stands under its name, and the worker tries again; only a full disk is called full."""
 
     def fail(stream: BinaryIO) -> None:
         stream.write(b"half")
         raise OSError(number, os.strerror(number))
 
     location = spool.put(UID, content(b"old"))
-    with pytest.raises(SpoolFull) as caught:
+    with pytest.raises(error) as caught:
         spool.put(UID, fail)
     assert caught.value.retry
+    assert caught.value.actor == "administrator"
     assert read(spool, location) == b"old"
     assert list((spool.root / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", FAULTS)
+def test_a_file_that_cannot_be_opened_or_read_is_transient(spool: Spool, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Neither missing nor a fault of the image: to be tried again, at the opening as in the midst of reading."""
+
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    location = spool.put(UID, content(b"x" * 100_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(StoreFailed, match=re.escape(os.strerror(number))):
+            spool.open(location)
+    acts: tuple[Callable[[Any], object], ...] = (
+        lambda stream: stream.read(), lambda stream: stream.read(70_000), lambda stream: stream.readinto(bytearray(9)),
+    )
+    for act in acts:
+        with spool.open(location) as stream:
+            spoil(stream)
+            with pytest.raises(StoreFailed):
+                act(stream)
+
+
+def test_a_source_reads_as_any_file(spool: Spool) -> None:
+    """To the end, in pieces, from anywhere."""
+    data = bytes(range(256)) * 1000
+    with spool.open(spool.put(UID, content(data))) as stream:
+        assert (stream.read(3), stream.read(200_000), stream.read()) == (data[:3], data[3:200_003], data[200_003:])
+        assert stream.seek(7) == 7
+        assert (stream.read(1), stream.tell(), stream.read()) == (data[7:8], 8, data[8:])
 
 
 def test_an_error_of_the_writer_is_no_error_of_the_disk(spool: Spool) -> None:
@@ -234,7 +277,9 @@ def test_an_error_of_the_writer_is_no_error_of_the_disk(spool: Spool) -> None:
     assert list((spool.root / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("bad", ["", "..", "a", "1.2.", f"{UID}/x", f"{UID}-x", "1." * 40 + "1", f"{UID}\n"])
+@pytest.mark.parametrize("bad", [
+    "", "..", "a", "1.2.", f"{UID}/x", f"{UID}-x", "1." * 40 + "1", f"{UID}\n", "1" * 65 + f"-{ID}", f"1/2-{ID}",
+])
 def test_a_result_is_named_by_a_uid(spool: Spool, bad: str) -> None:
     """A name that is no UID is a defect, not a path."""
     with pytest.raises(ValueError, match="UID"):
@@ -244,6 +289,17 @@ def test_a_result_is_named_by_a_uid(spool: Spool, bad: str) -> None:
 def test_an_original_may_name_its_instance_too(spool: Spool) -> None:
     """Two instances of one SOP Instance UID do not overwrite each other."""
     assert spool.put(f"{UID}-{ID}", content(b"x")) == f"outgoing/{UID}-{ID}.dcm"
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.0012.5", "01.2", "1..2", "1" * 64])
+def test_the_uid_of_an_original_is_what_the_peer_made_of_it(spool: Spool, uid: str) -> None:
+    """Digits and dots, as the door takes them; a result of ours has a sound UID."""
+    location = spool.put(f"{uid}-{ID}", content(b"x"))
+    assert [kept.location for kept in spool.results()] == [location]
+    assert (read(spool, location), spool.remove(location)) == (b"x", 1)
+    if uid != "1" * 64:
+        with pytest.raises(ValueError, match="UID"):
+            spool.put(uid, content(b"x"))
 
 
 # -- moving, removing, listing
@@ -260,6 +316,15 @@ def test_remove_twice_is_no_error(spool: Spool) -> None:
     """Retention that was cut repeats itself."""
     location = spool.commit(received(spool), ID)
     assert (spool.remove(location), spool.remove(location)) == (5, 0)
+
+
+def test_a_file_that_was_written_anew_is_not_removed(spool: Spool) -> None:
+    """Who looked before that decided about another file."""
+    location = spool.put(UID, content(b"image"))
+    looked = datetime.now(UTC) - timedelta(seconds=5)
+    assert spool.remove(location, unless_after=looked) is None
+    os.utime(spool.path(location), (1, 1))
+    assert spool.remove(location, unless_after=looked) == 5
 
 
 def test_listing_gives_ours_only_and_names_strangers(spool: Spool) -> None:
@@ -338,6 +403,23 @@ def test_a_state_dir_that_cannot_be_made_is_a_bad_setting(tmp_path: Path) -> Non
     (tmp_path / "state").write_text("")
     with pytest.raises(BadSetting, match="state"):
         Spool(tmp_path / "state")
+
+
+def test_the_folders_themselves_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a cut of power behind the first acknowledgement, the way to the file is there too."""
+    synced: set[str] = set()
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.add(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Spool(tmp_path / "a" / "b" / "state")
+    assert synced == {".", "a", "a/b", "a/b/state", "a/b/state/spool"}
+    synced.clear()
+    Spool(tmp_path / "a" / "b" / "state")
+    assert synced == {"a/b", "a/b/state", "a/b/state/spool"}, "who made them may not have come to the sync"
 
 
 def test_free_bytes_are_those_of_the_disk(spool: Spool) -> None:
