@@ -55,6 +55,7 @@ EVENTS: Mapping[str, str] = {
     "lease_reclaimed": "A row was taken back from a process that died.",
     "files_removed": "Files were removed after their retention.",
     "leftovers_removed": "Unfinished files of broken associations or dead processes were removed.",
+    "audit_done": "Files and rows were compared at the start; count breaches. Administrator, if any: dicomnode queue verify.",
     "daily_summary": "What came, went and waits, once a day.",
     "disk_low": "The disk is nearly full; associations or instances are refused. Administrator.",
     "holds_grown": "Held and quarantined files take more room than set. Reviewer.",

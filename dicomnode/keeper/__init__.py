@@ -2,7 +2,7 @@
 
 **Way** Intake is the main loop: inotify names new files, a scan every ``keep.scan_s`` finds what it missed, a full scan
 comes first. The chores run in threads of APScheduler, on a connection of their own, so that nothing they do makes intake
-wait longer than one short transaction.
+wait longer than one short transaction. Once the first scan is through, files and rows are compared.
 
 **Fails** A queue that cannot be opened or a disk that fails is logged when the reason changes and tried again; the keeper
 ends only when told to. The acceptors never need it.
@@ -54,10 +54,15 @@ def run_keeper(settings: Settings, stop: Stop) -> int:
     try:
         chores_queue = SqliteQueue(spool.queue_path)
         try:
-            scheduler = _schedule(settings, Chores(settings, spool, chores_queue), guard)
+            chores = Chores(settings, spool, chores_queue)
+            scheduler = _schedule(settings, chores, guard)
+
+            def complete() -> None:
+                scheduler.add_job(lambda: guard.run("audit", lambda: chores.audit(datetime.now(UTC))), id="audit")
+
             log.info("keeper_started")
             try:
-                _take_in(Intake(spool, queue, node_id), spool, settings.keep.scan_s, guard, stop)
+                _take_in(Intake(spool, queue, node_id), spool, settings.keep.scan_s, guard, stop, complete)
             finally:
                 scheduler.shutdown(wait=True)
         finally:
@@ -95,7 +100,10 @@ def _schedule(settings: Settings, chores: Chores, guard: Guard) -> BackgroundSch
     return scheduler
 
 
-def _take_in(intake: Intake, spool: Spool, scan_s: float, guard: Guard, stop: Stop) -> None:
+def _take_in(
+    intake: Intake, spool: Spool, scan_s: float, guard: Guard, stop: Stop, complete: Callable[[], None],
+) -> None:
+    """Take in until told to stop; ``complete`` is called once, when all that was there at the start has its rows."""
     watches: list[Watch] = []
     guard.run("inotify", lambda: watches.append(Watch(spool.root / "incoming")))
     next_scan = next_full = 0.0
@@ -106,6 +114,8 @@ def _take_in(intake: Intake, spool: Spool, scan_s: float, guard: Guard, stop: St
                 done = guard.run("scan", partial(intake.scan, full=full))
                 next_scan = time.monotonic() + scan_s
                 if full and done:
+                    if not next_full:
+                        complete()
                     next_full = now + _FULL_S
             pause = min(_TICK_S, max(0.0, next_scan - time.monotonic()))
             if not watches:

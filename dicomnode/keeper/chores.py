@@ -1,4 +1,4 @@
-"""What the keeper does from time to time: dead claims, retention, leftovers, expiry, old rows, alarms, the daily line.
+"""What the keeper does from time to time: dead claims, retention, leftovers, expiry, old rows, audit, alarms, the daily line.
 
 **Way** Each public method of `Chores` is one pass that may be repeated at will; the keeper runs them by the clock. Files
 go before the note that they are gone, so a pass that was cut is ended by the next one.
@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from dicomnode.errors import FileMissing
 from dicomnode.keeper.hook import run_hook
+from dicomnode.keeper.ledger import audit
 from dicomnode.log import get_logger
 from dicomnode.queue import Queue
 from dicomnode.queue.owner import alive
@@ -73,36 +74,50 @@ class Chores:
     # -- files
     def retention(self, now: datetime) -> None:
         """Remove sources and results that have done their service."""
-        removable = self._queue.removable(now - timedelta(hours=self._settings.keep.retention_h))
+        before = now - timedelta(hours=self._settings.keep.retention_h)
+        removable = self._queue.removable(before)
         removed = size = 0
         for start in range(0, len(removable), _REMOVED_AT_ONCE):
-            batch = [location for _, location in removable[start : start + _REMOVED_AT_ONCE]]
-            for location in batch:
-                size += self._remove(location)
-            self._queue.removed(batch)
-            removed += len(batch)
+            gone: list[str] = []
+            for kind, location in removable[start : start + _REMOVED_AT_ONCE]:
+                # A rework may have written a result of this name anew since the rows were asked.
+                freed = self._remove(location, before if kind == "result" else None)
+                if freed is not None:
+                    gone.append(location)
+                    size += freed
+            self._queue.removed(gone)
+            removed += len(gone)
         if removed:
             log.info("files_removed", count=removed, bytes=size)
 
-    def _remove(self, location: str) -> int:
+    def _remove(self, location: str, unless_after: datetime | None) -> int | None:
         try:
-            return self._spool.remove(location)
+            return self._spool.remove(location, unless_after=unless_after)
         except FileMissing:  # a row whose location is none of ours: nothing that we could remove
             return 0
 
     def leftovers(self, now: datetime) -> None:
         """Remove what broken associations and dead workers left."""
         count = self._spool.sweep(LEFTOVER, now)
-        # Listed before the rows are asked, so that no file can be newer than the answer.
+        # Listed before the rows are asked; what a worker has written anew since then is left.
         old = [kept.location for kept in self._spool.results() if kept.changed_at < now - ORPHAN]
         if old:
             wanted = self._queue.results()
             for location in old:
                 if location not in wanted:
-                    self._spool.remove(location)
-                    count += 1
+                    count += self._spool.remove(location, unless_after=now - ORPHAN) is not None
         if count:
             log.info("leftovers_removed", count=count)
+
+    def audit(self, now: datetime) -> None:
+        """Compare files and rows, once what dead processes had claimed is back."""
+        self.reclaim(now)
+        found = audit(self._spool, self._queue, now)
+        count = len(found.breaches)
+        if count:
+            log.error("audit_done", count=count, actor="administrator")
+        else:
+            log.info("audit_done", count=0)
 
     # -- telling
     def findings(self, now: datetime) -> None:

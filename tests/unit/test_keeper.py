@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -182,6 +183,27 @@ def test_a_queue_of_newer_software_ends_the_keeper(settings: Settings, spool: Sp
         run_keeper(settings, threading.Event())
 
 
+def test_files_and_rows_are_compared_once_when_the_first_scan_is_through(
+    spool: Spool, queue: SqliteQueue, running: Callable[[], None], lines: Lines,
+) -> None:
+    """What came while nobody kept has its row by then, what the dead held is back; what is left does not fit."""
+    os.utime(spool.path(receive(spool, 1)), (1, 1))
+    queue.add(dataclasses.replace(instance(2), location=receive(spool, 2)))
+    claimed(queue, DEAD)
+    (spool.root / "quarantine" / "note.txt").write_text("")
+    running()
+    assert until(lambda: lines("audit_done"))
+    time.sleep(0.5)
+    assert [(line["count"], line["level"]) for line in lines("audit_done")] == [(1, "error")]
+
+
+def test_a_start_without_a_breach_is_told_too(spool: Spool, running: Callable[[], None], lines: Lines) -> None:
+    """Silence would say nothing."""
+    running()
+    assert until(lambda: lines("audit_done"))
+    assert [(line["count"], line["level"]) for line in lines("audit_done")] == [(0, "info")]
+
+
 # -- passes that fail
 def test_a_failure_is_logged_when_its_reason_changes(lines: Lines) -> None:
     """Not each time; and again after it had gone."""
@@ -232,6 +254,7 @@ def test_retention_removes_a_source_and_result_after_the_last_delivery_and_its_t
 ) -> None:
     """Not while one of two destinations still waits, not a minute early, and then each once."""
     location, result = receive(spool), put(spool)
+    os.utime(spool.path(result), (NOW.timestamp(), NOW.timestamp()))
     worked(queue, dataclasses.replace(instance(), location=location), [output(1, ("pacs", "lab"))])
     sent(queue, NOW)
     chores.retention(NOW + HOUR * 48)
@@ -275,6 +298,43 @@ def test_leftovers_go_but_no_result_that_a_row_needs(spool: Spool, queue: Sqlite
     chores.leftovers(datetime.now(UTC) + HOUR * 25)
     assert (spool.path(wanted).exists(), spool.path(orphan).exists()) == (True, False)
     assert [line["count"] for line in lines("leftovers_removed")] == [1]
+
+
+def test_a_leftover_that_is_written_anew_meanwhile_stays(
+    spool: Spool, queue: SqliteQueue, chores: Chores, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that repeats its work writes over what its predecessor left, while the keeper asks whose it was."""
+    orphan, ask = put(spool), queue.results
+    os.utime(spool.path(orphan), (1, 1))
+
+    def asked() -> frozenset[str]:
+        found = ask()
+        put(spool)
+        return found
+
+    monkeypatch.setattr(queue, "results", asked)
+    chores.leftovers(datetime.now(UTC))
+    assert spool.path(orphan).exists()
+
+
+def test_a_result_that_is_written_anew_meanwhile_stays(
+    spool: Spool, queue: SqliteQueue, chores: Chores, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an original is by a rework: its row does not say that it is gone."""
+    result, ask = put(spool), queue.removable
+    worked(queue, instance(), [output(1)])
+    sent(queue, NOW)
+    os.utime(spool.path(result), (1, 1))
+
+    def asked(before: datetime) -> tuple[tuple[str, str], ...]:
+        found = ask(before)
+        put(spool)
+        return found
+
+    monkeypatch.setattr(queue, "removable", asked)
+    chores.retention(datetime.now(UTC))
+    assert spool.path(result).exists()
+    assert queue.results() == {result}
 
 
 def test_rows_are_forgotten_after_their_days(spool: Spool, queue: SqliteQueue, chores: Chores) -> None:
