@@ -7,20 +7,37 @@ killed anywhere leaves files that the next work overwrites with the same bytes, 
 a defect: logged with its frames, quarantined, and after 13 in a row the process ends, for the supervisor to start a fresh one.
 An instance over its deadline ends the process at once: that death counts on the instance, the third quarantines it.
 
+**Resend** of a SOP Instance UID with other bytes: the same pixels under another header are not worked again, but an original
+that the route wants is passed on, for it may carry a corrected name; other pixels, or other content where there are no pixels
+to compare, wait for a person. The row says so as its reason.
+
 **Limits** A process works one instance at a time; more workers are more processes.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 from dicomnode import __version__
-from dicomnode.errors import DicomNodeError, LeaseLost, Permanent, PixelsDiffer, SiblingActive, StageFailed, Transient
+from dicomnode.errors import (
+    ContentDiffers,
+    DicomNodeError,
+    HeaderDiffers,
+    LeaseLost,
+    Permanent,
+    PixelsDiffer,
+    SiblingActive,
+    StageFailed,
+    Transient,
+)
 from dicomnode.image import Image
 from dicomnode.kitting import build_kit
 from dicomnode.log import get_logger
@@ -28,7 +45,7 @@ from dicomnode.pipeline import Kit, Order, process
 from dicomnode.queue import Claim, NewOutput, Queue, Summary
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
-from dicomnode.records import Held, Output, Result
+from dicomnode.records import Held, Output, OutputKind, Result
 from dicomnode.roles import Stop
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -42,8 +59,16 @@ MAX_DEFECTS = 13
 #: Exit code after too many defects or a passed deadline (EX_SOFTWARE).
 EXIT_DEFECT = 70
 
-_MADE_NOTHING = ("quarantine", "dropped", "own")
+#: Native code that holds the interpreter lets no thread of Python run; so much later the process is ended without Python.
+NATIVE_GRACE_S = 5.0
+
 _WAITING = ("waiting", "active", "deferred")
+#: The descriptor: what stands for it in Python may have been replaced.
+_STDERR = 2
+#: What is passed on of an instance whose header alone is new.
+_ORIGINALS: frozenset[tuple[OutputKind, str]] = frozenset({("original", "*")})
+#: Doublings behind which any first delay is beyond any longest one.
+_MAX_DOUBLINGS = 60
 
 log = get_logger("work")
 
@@ -94,24 +119,21 @@ class Worker:
             return False
         if claim is None:
             return False
-        watchdog = threading.Timer(self._settings.work.deadline_s, _overdue, (claim.instance.instance_id,))
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            self._work(claim)
-            self.defects = 0
-        except Transient as error:
-            self._stray = True
-            log.warning("store_failed", instance_id=claim.instance.instance_id, reason=error.code)
-        except Exception:  # the outer loop: one of the places where everything is caught
-            self.defects += 1
-            log.error("defect", instance_id=claim.instance.instance_id, attempt=claim.attempt, exc_info=True)
+        instance_id = claim.instance.instance_id
+        with _deadline(instance_id, self._settings.work.deadline_s):
             try:
-                self._queue.quarantine(claim, self._owner, StageFailed.code)
-            except DicomNodeError:
+                self._work(claim)
+                self.defects = 0
+            except Transient as error:
                 self._stray = True
-        finally:
-            watchdog.cancel()
+                log.warning("store_failed", instance_id=instance_id, reason=error.code)
+            except Exception:  # the outer loop: one of the places where everything is caught
+                self.defects += 1
+                log.error("defect", instance_id=instance_id, attempt=claim.attempt, exc_info=True)
+                try:
+                    self._queue.quarantine(claim, self._owner, StageFailed.code)
+                except DicomNodeError:
+                    self._stray = True
         return True
 
     def _work(self, claim: Claim) -> None:
@@ -119,13 +141,20 @@ class Worker:
         instance_id = claim.instance.instance_id
         try:
             with self._spool.open(claim.instance.location) as source:
-                if not claim.accepted and not self._first_of_its_kind(claim, source):
+                # What was worked once was compared then.
+                differs, digest = (None, "") if claim.accepted or claim.generation else self._compare(claim, source)
+                if differs in (PixelsDiffer, ContentDiffers):
+                    self._hold(claim, differs, digest)
                     return
-                order = Order(claim.generation, claim.waived, claim.predecessors)
+                only = claim.only if differs is None else _ORIGINALS
+                order = Order(claim.generation, claim.waived, claim.predecessors, only)
                 result = process(claim.instance, source, self._kit, order)
+                if differs is not None and not result.outputs and not result.held:
+                    self._duplicate(claim, digest)
+                    return
                 outputs, held = self._put(instance_id, result)
-            summary = _summary(result)
-            self._queue.finish(claim, self._owner, summary, outputs, held, datetime.now(UTC))
+            note = differs.code if differs is not None else ""
+            self._queue.finish(claim, self._owner, _summary(result), outputs, held, datetime.now(UTC), note)
         except LeaseLost as error:
             log.warning("instance_deferred", instance_id=instance_id, attempt=claim.attempt, reason=error.code)
         except Transient as error:
@@ -136,44 +165,50 @@ class Worker:
                 "instance_quarantined", instance_id=instance_id, attempt=claim.attempt, reason=error.code, actor=error.actor
             )
         else:
-            _tell(claim, result, held, round((time.perf_counter() - started) * 1000, 1))
+            _tell(claim, result, held, note, round((time.perf_counter() - started) * 1000, 1))
 
-    def _first_of_its_kind(self, claim: Claim, source: BinaryIO) -> bool:
-        """A resend whose header differs: the same pixels are worked once, other pixels wait for a person.
+    def _compare(self, claim: Claim, source: BinaryIO) -> tuple[type[DicomNodeError] | None, str]:
+        """Say how this instance differs from those that came before it under its UID, None when it is the first; and the
+        digest of its pixels.
 
         Raises
         ------
         SiblingActive
             The earlier one is still being worked, so nothing can be said yet.
         """
-        # What was quarantined or dropped made nothing: a sound copy that follows it is the first.
-        siblings = [one for one in self._queue.siblings(claim.instance) if one.state not in _MADE_NOTHING]
+        siblings = self._queue.siblings(claim.instance)
         if not siblings:
-            return True
+            return None, ""
         if any(sibling.state in _WAITING for sibling in siblings):
             raise SiblingActive("an earlier instance with this SOP Instance UID is still being worked")
+        image = Image.open(source, claim.instance)
         try:
-            digest = Image.open(source, claim.instance).pixel_digest()
+            digest = image.pixel_digest()
         except Permanent:
             digest = ""  # not to be compared, so not the same
         source.seek(0)
-        instance_id = claim.instance.instance_id
         if digest and any(sibling.pixel_digest == digest for sibling in siblings if sibling.state != "hold"):
-            self._queue.duplicate(claim, self._owner, digest)
-            log.info("instance_duplicate", instance_id=instance_id, sop_instance_uid=claim.instance.sop_instance_uid)
-            return False
-        self._queue.hold(claim, self._owner, PixelsDiffer.code, digest)
+            return HeaderDiffers, digest
+        return PixelsDiffer if image.has_pixels else ContentDiffers, digest
+
+    def _hold(self, claim: Claim, differs: type[DicomNodeError], digest: str) -> None:
+        self._queue.hold(claim, self._owner, differs.code, digest)
+        one = claim.instance
         log.error(
-            "instance_held",
-            instance_id=instance_id,
-            sop_instance_uid=claim.instance.sop_instance_uid,
-            reason=PixelsDiffer.code,
-            actor=PixelsDiffer.actor,
+            "instance_held", instance_id=one.instance_id, sop_instance_uid=one.sop_instance_uid, reason=differs.code,
+            actor=differs.actor,
         )
-        return False
+
+    def _duplicate(self, claim: Claim, digest: str) -> None:
+        self._queue.duplicate(claim, self._owner, digest)
+        one = claim.instance
+        log.info(
+            "instance_duplicate", instance_id=one.instance_id, sop_instance_uid=one.sop_instance_uid,
+            reason=HeaderDiffers.code,
+        )
 
     def _put(self, instance_id: str, result: Result) -> tuple[list[NewOutput], list[Held]]:
-        """Write the outputs to the spool; one that cannot be written for good is held, no room defers the instance."""
+        """Write the outputs to the spool; one that cannot be written for good is held, a disk that fails defers all."""
         outputs: list[NewOutput] = []
         held = list(result.held)
         for output in result.outputs:
@@ -184,13 +219,8 @@ class Worker:
                 continue
             outputs.append(
                 NewOutput(
-                    output.kind,
-                    output.sop_class_uid,
-                    output.sop_instance_uid,
-                    output.transfer_syntax_uid,
-                    output.identity,
-                    location,
-                    output.destinations,
+                    output.kind, output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity,
+                    location, output.destinations,
                 )
             )
         return outputs, held
@@ -200,16 +230,13 @@ class Worker:
             delay = SIBLING_S
         else:
             send = self._settings.send
-            delay = min(send.first_delay_s * 2 ** (claim.attempt - 1), send.max_delay_s)
+            delay = min(send.first_delay_s * 2.0 ** min(claim.attempt - 1, _MAX_DOUBLINGS), send.max_delay_s)
             delay *= random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
         due = datetime.now(UTC) + timedelta(seconds=delay)
         self._queue.defer(claim, self._owner, error.code, due)
         log.warning(
-            "instance_deferred",
-            instance_id=claim.instance.instance_id,
-            attempt=claim.attempt,
-            reason=error.code,
-            next_attempt_at=due.isoformat(timespec="seconds"),
+            "instance_deferred", instance_id=claim.instance.instance_id, attempt=claim.attempt, reason=error.code,
+            actor=error.actor, next_attempt_at=due.isoformat(timespec="seconds"),
         )
 
 
@@ -218,8 +245,25 @@ def _name(output: Output, instance_id: str) -> str:
     return f"{output.sop_instance_uid}-{instance_id}" if output.kind == "original" else output.sop_instance_uid
 
 
+@contextmanager
+def _deadline(instance_id: str, seconds: float) -> Iterator[None]:
+    """End the process when an instance takes longer: nothing else stops a stage that hangs inside a library.
+
+    Our own thread tells the log. Native code that does not let it run is ended by a thread of C, which writes the frames
+    to stderr and no values.
+    """
+    watchdog = threading.Timer(seconds, _overdue, (instance_id,))
+    watchdog.daemon = True
+    watchdog.start()
+    faulthandler.dump_traceback_later(seconds + NATIVE_GRACE_S, exit=True, file=_STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        watchdog.cancel()
+
+
 def _overdue(instance_id: str) -> None:
-    """Called when an instance passed its deadline: nothing can stop a stage inside a library but the end of the process."""
     log.error("deadline_passed", instance_id=instance_id)
     os._exit(EXIT_DEFECT)
 
@@ -227,43 +271,25 @@ def _overdue(instance_id: str) -> None:
 def _summary(result: Result) -> Summary:
     top = result.findings.items[0] if result.findings.items else None
     return Summary(
-        body_part=result.route.body_part,
-        probability=round(result.route.probability, 4),
-        rule=result.route.rule,
-        model=f"{result.findings.model} {result.findings.version}".strip(),
-        finding=top.label if top else "",
-        finding_probability=round(top.probability, 4) if top else 0.0,
-        abnormal=result.findings.abnormal,
-        regions=len(result.regions),
-        pixel_digest=result.pixel_digest,
-        stage_ms=result.stage_ms,
+        body_part=result.route.body_part, probability=round(result.route.probability, 4), rule=result.route.rule,
+        model=f"{result.findings.model} {result.findings.version}".strip(), finding=top.label if top else "",
+        finding_probability=round(top.probability, 4) if top else 0.0, abnormal=result.findings.abnormal,
+        regions=len(result.regions), pixel_digest=result.pixel_digest, stage_ms=result.stage_ms,
     )
 
 
-def _tell(claim: Claim, result: Result, held: list[Held], work_ms: float) -> None:
+def _tell(claim: Claim, result: Result, held: list[Held], note: str, work_ms: float) -> None:
     """The canonical line of the instance in this process, and what a person must know beside it."""
     instance = claim.instance
     wait_ms = round((datetime.now(UTC) - instance.received_at).total_seconds() * 1000 - work_ms, 1)
     log.info(
-        "instance_done",
-        instance_id=instance.instance_id,
-        sop_instance_uid=instance.sop_instance_uid,
-        modality=instance.modality,
-        body_part=result.route.body_part,
-        probability=round(result.route.probability, 3),
-        rule=result.route.rule,
-        model=result.findings.model or None,
-        model_version=result.findings.version or None,
-        findings=len(result.findings.items),
-        regions=len(result.regions),
-        outputs=len(result.outputs),
-        held=len(held),
-        attempt=claim.attempt,
-        generation=claim.generation,
-        work_ms=work_ms,
-        wait_ms=wait_ms,
+        "instance_done", instance_id=instance.instance_id, sop_instance_uid=instance.sop_instance_uid,
+        modality=instance.modality, body_part=result.route.body_part, probability=round(result.route.probability, 3),
+        rule=result.route.rule, model=result.findings.model or None, model_version=result.findings.version or None,
+        findings=len(result.findings.items), regions=len(result.regions), outputs=len(result.outputs), held=len(held),
+        attempt=claim.attempt, generation=claim.generation, reason=note or None, work_ms=work_ms, wait_ms=wait_ms,
     )
     for item in held:
         log.error("output_held", instance_id=instance.instance_id, kind=item.kind, reason=item.reason, actor="reviewer")
-    if result.findings.abnormal:
+    if result.findings.abnormal and claim.only is None and not note:  # otherwise it was told before
         log.warning("finding_abnormal", instance_id=instance.instance_id, model=result.findings.model)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
+import subprocess
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO, StringIO
@@ -24,13 +28,13 @@ from dicomnode.pipeline import Kit
 from dicomnode.queue import Claim
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
-from dicomnode.records import Instance, OutputKind
+from dicomnode.records import Instance, OutputKind, Verdict
 from dicomnode.settings import LogSettings, SendSettings, Settings, WorkSettings
 from dicomnode.spool import Spool
 from dicomnode.worker import EXIT_DEFECT, MAX_DEFECTS, Worker, run_worker
 from tests.unit import fakes
 from tests.unit.materials import FINDINGS, marked_dx, pydicom_file, spooled
-from tests.unit.spooled import an_id, configured
+from tests.unit.spooled import an_id, configured, spoil
 
 
 class Desk:
@@ -204,6 +208,57 @@ def test_a_full_disk_defers_with_a_growing_wait(desk: Desk, monkeypatch: pytest.
     assert desk.state(one) == ("done", "")
 
 
+def test_a_thousand_tries_do_not_count_too_far(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest wait stays the longest wait."""
+    monkeypatch.setattr(desk.spool, "put", fakes.raising(SpoolFull("no room")))
+    one = desk.receive(marked_dx())
+    with desk.queue._transaction() as connection:
+        connection.execute("UPDATE instances SET attempt = 5000")
+    desk.worker.step()
+    row = desk.row(one)
+    assert (row["state"], row["reason"], desk.worker.defects) == ("deferred", "spool_full", 0)
+    assert datetime.fromisoformat(row["due_at"]) < datetime.now(UTC) + timedelta(seconds=73)
+
+
+def test_a_folder_that_is_closed_to_us_defers(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    """Wrong permissions are the administrator's to mend, and no fault of the images that come meanwhile."""
+
+    def closed(path: Any, *_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    def shut(*_: object) -> Any:
+        monkeypatch.setattr("dicomnode.spool.os.open", closed)
+        return FINDINGS
+
+    one = desk.receive(marked_dx())
+    desk.change(infer=shut)
+    desk.worker.step()
+    monkeypatch.undo()
+    assert desk.state(one) == ("deferred", "store_failed")
+    assert desk.worker.defects == 0
+    told = [(line["reason"], line["actor"]) for line in lines() if line["event"] == "instance_deferred"]
+    assert told == [("store_failed", "administrator")]
+
+
+def test_a_source_that_cannot_be_read_defers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither at its opening nor within: a disk that fails is no damage of the image."""
+    real = desk.spool.open
+
+    def broken(location: str) -> Any:
+        stream = real(location)
+        spoil(stream)
+        return stream
+
+    one = desk.receive(marked_dx())
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.spool, "open", broken)
+        desk.worker.step()
+    assert desk.state(one) == ("deferred", "store_failed")
+    assert desk.worker.defects == 0
+
+
 def test_a_permanent_error_quarantines_with_its_code(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
     """Damage further in than the door looks is set aside in sight, and says who acts."""
     data = marked_dx()
@@ -299,9 +354,30 @@ def test_an_instance_over_its_deadline_ends_the_process(desk: Desk, monkeypatch:
     assert codes == [EXIT_DEFECT]
 
 
+_STUCK = """
+import ctypes
+from dicomnode import worker
+secret = "Zzmarker^Quentin"
+worker.NATIVE_GRACE_S = 0.5
+with worker._deadline("20260301T120000000000-00000001", 0.1):
+    ctypes.PyDLL(None).sleep(60)
+"""
+
+
+def test_native_code_that_lets_nothing_run_is_ended_too() -> None:
+    """A codec that hangs with the interpreter in its hands leaves our own watchdog no turn; stderr says where it was."""
+    ended = subprocess.run([sys.executable, "-c", _STUCK], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode not in (0, EXIT_DEFECT)
+    assert 'File "<string>"' in ended.stderr
+    assert "Zzmarker" not in ended.stderr
+
+
 def test_the_deadline_ends_with_the_instance(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A watch that outlived its instance would kill the worker in the middle of another one."""
     monkeypatch.setattr("dicomnode.worker.os._exit", fakes.raising(fakes.Unwanted))
+    ended: list[bool] = []
+    monkeypatch.setattr("dicomnode.worker.faulthandler.cancel_dump_traceback_later", lambda: ended.append(True))
+    monkeypatch.setattr("dicomnode.worker.faulthandler.dump_traceback_later", lambda *_, **__: ended.append(False))
     before = threading.active_count()
     for number in range(3):
         desk.receive(fresh(number))
@@ -310,17 +386,64 @@ def test_the_deadline_ends_with_the_instance(desk: Desk, monkeypatch: pytest.Mon
         if isinstance(thread, threading.Timer):
             thread.join(5)
     assert threading.active_count() == before
+    assert ended == [False, True] * 3
 
 
 # -- the same SOP Instance UID again
-def test_other_header_same_pixels_is_a_duplicate(desk: Desk) -> None:
-    """Sameness is UID and pixels: what was worked under another header is not worked again."""
+def test_other_header_same_pixels_is_a_duplicate(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
+    """Sameness is UID and pixels: what was worked under another header is not worked again, and the row says why."""
     desk.receive(marked_dx())
     again = desk.receive(variant(header_only=True))
     desk.worker.step()
     desk.worker.step()
-    assert desk.state(again)[0] == "duplicate"
+    assert desk.state(again) == ("duplicate", "header_differs")
     assert len(desk.results()) == 2
+    assert [line["reason"] for line in lines() if line["event"] == "instance_duplicate"] == ["header_differs"]
+
+
+def test_another_header_is_passed_on_where_originals_are(tmp_path: Path, lines: Callable[[], list[dict[str, Any]]]) -> None:
+    """A corrected name reaches the archive; report and picture, which come of the pixels, are not made again."""
+    desk = Desk(tmp_path, "sr", "sc", "original")
+    desk.change(redact=fakes.redacted)
+    first = desk.receive(marked_dx())
+    desk.worker.step()
+    desk.change(redact=fakes.raising(fakes.Unwanted))
+    corrected = desk.receive(variant(header_only=True))
+    desk.worker.step()
+    assert desk.state(corrected) == ("done", "header_differs")
+    assert desk.deliveries(corrected) == [("original", "ready", "")]
+    ds = pydicom.dcmread(desk.spool.path(desk.row(corrected)["deliveries"][0]["location"]))
+    assert ds.SeriesNumber == 99
+    assert len(desk.deliveries(first)) == 3
+    told = [line["event"] for line in lines() if line["event"] in {"finding_abnormal", "instance_duplicate"}]
+    assert told == ["finding_abnormal"], "of the same pixels it is no news"
+    assert [line.get("reason") for line in lines() if line["event"] == "instance_done"] == [None, "header_differs"]
+    assert len(desk.queue.untold(9)) == 1
+    again = desk.receive(variant(header_only=True))
+    assert desk.state(again) == ("duplicate", "")
+    desk.queue.close()
+
+
+def test_a_header_that_a_person_retries_has_everything_made_of_it(tmp_path: Path) -> None:
+    """Whoever wants the reports to say the corrected name too says so by a retry of what was passed on."""
+    desk = Desk(tmp_path, "sr", "original")
+    desk.receive(marked_dx())
+    corrected = desk.receive(variant(header_only=True))
+    desk.worker.step()
+    desk.worker.step()
+    sent(desk, "pacs")
+    assert desk.queue.retry(corrected.instance_id, datetime.now(UTC)) == 1
+    desk.worker.step()
+    assert desk.state(corrected) == ("done", "")
+    assert [kind for kind, state, _ in desk.deliveries(corrected) if state == "ready"] == ["sr", "original"]
+    desk.queue.close()
+
+
+def sent(desk: Desk, destination: str) -> None:
+    """Deliver all that waits."""
+    now = datetime.now(UTC)
+    for delivery in desk.queue.claim_deliveries(destination, desk.owner, 99, now):
+        desk.queue.settle(delivery, desk.owner, Verdict("delivered", status=0), now)
 
 
 def test_other_pixels_wait_for_a_person_who_can_release_them(desk: Desk) -> None:
@@ -391,7 +514,10 @@ def test_objects_without_pixels_are_never_taken_for_the_same(desk: Desk) -> None
     desk.worker.step()
     desk.worker.step()
     assert desk.state(one)[0] == "done"
-    assert desk.state(two) == ("hold", "pixels_differ")
+    assert desk.state(two) == ("hold", "content_differs")
+    desk.queue.release(two.instance_id, datetime.now(UTC))
+    desk.worker.step()
+    assert desk.state(two)[0] == "done"
 
 
 def test_one_that_comes_while_the_first_waits_is_deferred_for_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -503,7 +629,7 @@ def test_originals_are_named_by_instance(tmp_path: Path) -> None:
 
 
 def test_a_release_reworks_with_the_next_generation(desk: Desk) -> None:
-    """The held picture is made without redaction, and the new report names the one before it."""
+    """The held picture alone is made, without redaction; what has left stays what it was."""
     desk.change(redact=fakes.raising(RedactionUncertain("x")))
     one = desk.receive(marked_dx())
     desk.worker.step()
@@ -513,12 +639,56 @@ def test_a_release_reworks_with_the_next_generation(desk: Desk) -> None:
     assert desk.worker.step()
     row = desk.row(one)
     assert (row["state"], row["generation"]) == ("done", 1)
-    made = {each["kind"]: each for each in row["deliveries"] if each["generation"] == 1 and each["location"]}
-    assert set(made) >= {"sc", "sr"}
+    made = [(each["kind"], each["generation"], each["state"]) for each in row["deliveries"]]
+    assert made == [("sr", 0, "ready"), ("sc", 1, "ready")]
+    assert (row["finding"], row["abnormal"]) == ("pneumonia", True)
+
+
+def test_a_rework_on_purpose_names_what_it_replaces(desk: Desk) -> None:
+    """A retry of what was delivered makes everything anew, and the new report names the one before it."""
+    one = desk.receive(marked_dx())
+    desk.worker.step()
+    sent(desk, "pacs")
+    (old, _) = desk.row(one)["deliveries"]
+    assert desk.queue.retry(one.instance_id, datetime.now(UTC)) == 1
+    assert desk.worker.step()
+    made = {each["kind"]: each for each in desk.row(one)["deliveries"] if each["generation"] == 1}
+    assert set(made) == {"sr", "sc"}
     assert made["sr"]["sop_instance_uid"] != old["sop_instance_uid"]
     ds = pydicom.dcmread(desk.spool.path(made["sr"]["location"]))
     (series,) = ds.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
     assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old["sop_instance_uid"]
+
+
+def test_a_rework_of_an_outside_report_names_no_inside_one(tmp_path: Path) -> None:
+    """A UID of the other side would lead from the nameless report to the patient's."""
+    desk = Desk(tmp_path)
+    desk.use(fakes.kit(fakes.route(("sr",), ("pacs", "partner"))))
+    one = desk.receive(marked_dx())
+    desk.worker.step()
+    old = {each["destination"]: each["sop_instance_uid"] for each in desk.row(one)["deliveries"]}
+    sent(desk, "pacs")
+    sent(desk, "partner")
+    desk.queue.retry(one.instance_id, datetime.now(UTC))
+    desk.worker.step()
+    new = {each["destination"]: each["location"] for each in desk.row(one)["deliveries"] if each["generation"] == 1}
+    for name, other in (("pacs", "partner"), ("partner", "pacs")):
+        data = desk.spool.path(new[name]).read_bytes()
+        assert old[name].encode() in data
+        assert old[other].encode() not in data
+    desk.queue.close()
+
+
+def test_an_original_of_a_malformed_uid_is_passed_on(tmp_path: Path) -> None:
+    """A leading zero was taken at the door: it does no harm here either."""
+    desk = Desk(tmp_path, "original")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one = desk.receive(variant(uid="1.2.840.0012.5"))
+    desk.worker.step()
+    assert desk.deliveries(one) == [("original", "ready", "")]
+    assert desk.worker.defects == 0
+    desk.queue.close()
 
 
 def test_a_retry_reworks_and_redacts_again(desk: Desk) -> None:
