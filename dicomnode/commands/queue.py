@@ -158,7 +158,12 @@ def retry(
     context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False, every: All = False,
     state: States = None,
 ) -> None:
-    """Work or send again, under the same rules; never lets a held picture leave as it is."""
+    """Work or send again, under the same rules; never lets a held picture leave as it is.
+
+    Of an instance with held outputs only these are made again. One of which everything was delivered, and whose file is
+    still kept, is worked anew from the start: its new results are sent beside the old ones, and each report names the one
+    that it replaces. A KEY that names several instances means those of them that wait for a person, if there are any.
+    """
     _act(context, config, "retry", _Wanted(keys or [], every, _states(state)), as_json=as_json)
 
 
@@ -203,6 +208,8 @@ def _act(context: typer.Context, config: Path | None, what: str, wanted: _Wanted
             if key and not rows:
                 typer.echo(f"{key}: no such instance or result in the queue", err=True)
                 failed = True
+            if what == "retry":  # nobody means to rework one thing by naming another of the same UID
+                rows = tuple(row for row in rows if _waits(row)) or rows
             for instance_id in (str(row["instance_id"]) for row in rows):
                 changed = acts[what](instance_id, datetime.now(UTC), who)
                 if changed:
@@ -213,6 +220,10 @@ def _act(context: typer.Context, config: Path | None, what: str, wanted: _Wanted
                     typer.echo(f"{instance_id}: {what}, {changed} row{'s' * (changed != 1)} changed")
     if failed:
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _waits(row: Mapping[str, object]) -> bool:
+    return any(one["state"] in _FOR_PEOPLE for one in (row, *deliveries_of(row)))
 
 
 @contextlib.contextmanager

@@ -157,6 +157,33 @@ def test_retry_all_takes_what_waits_for_people(settings: Settings, queue: Sqlite
     assert [one["instance_id"] for one in found] == [ONE, THREE]
 
 
+def test_a_retry_of_what_was_delivered_is_a_rework_that_the_help_tells_of(settings: Settings, queue: SqliteQueue) -> None:
+    """Whoever asks for it must know what it does."""
+    worked(queue, instance(1), [output()])
+    queue.settle(one_delivery(queue), ME, Verdict("delivered", status=0), NOW)
+    assert run(settings, "retry", ONE).stdout == f"{ONE}: retry, 1 row changed\n"
+    assert claimed(queue, now=datetime.now(UTC)).generation == 1
+    help_ = " ".join(CliRunner().invoke(app, ["retry", "--help"], env={"COLUMNS": "300"}).stdout.split())
+    assert "worked anew from the start" in help_
+
+
+def test_a_uid_of_several_means_what_waits_for_a_person(settings: Settings, queue: SqliteQueue) -> None:
+    """The retry of a held resend does not make the first one's results anew."""
+    worked(queue, instance(1, uid="1.2"), [output()])
+    queue.settle(one_delivery(queue), ME, Verdict("delivered", status=0), NOW)
+    queue.add(instance(2, uid="1.2"))
+    queue.hold(claimed(queue), ME, "pixels_differ")
+    assert [one["instance_id"] for one in records(run(settings, "retry", "1.2", "--json"))] == [TWO]
+    assert [row["state"] for row in queue.rows()] == ["done", "waiting"]
+
+
+def test_the_answer_of_a_destination_that_had_it_already_is_shown(settings: Settings, queue: SqliteQueue) -> None:
+    """0x0111 for an original: it counts as delivered, but the archive may hold another version."""
+    worked(queue, instance(1), [output(kind="original")])
+    queue.settle(one_delivery(queue), ME, Verdict("delivered", status=0x0111), NOW)
+    assert "0x0111" in run(settings, "show", ONE).stdout
+
+
 def test_an_unknown_key_fails_after_the_others_are_done(settings: Settings, queue: SqliteQueue) -> None:
     """One typing error does not cost the rest."""
     queue.add(instance(1))
