@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from dicomnode.errors import Undecodable
+from dicomnode.errors import StageFailed, Undecodable
 from dicomnode.image import codecs, render
 from dicomnode.image.file import Parsed, guard, parse
 from dicomnode.image.frames import Frames, Spec, index, spec
@@ -39,7 +39,7 @@ class Image:
 
     def __init__(self, parsed: Parsed, instance: Instance | None = None) -> None:
         self._parsed = parsed
-        self._spec = None if parsed.pixels is None else spec(parsed, parsed.pixels)
+        self._spec, self._nonsense = _described(parsed)
         self._frames: Frames | None = None
         self._last: tuple[int, NDArray[Any], str] | None = None
         #: What intake said of the instance; None for a file outside the node.
@@ -57,7 +57,7 @@ class Image:
         Raises
         ------
         Undecodable
-            The header cannot be read, or describes pixels that cannot be.
+            The header cannot be read. Pixels that cannot be as they are described raise when they are asked for.
         """
         return cls(parse(source), instance)
 
@@ -79,18 +79,18 @@ class Image:
     @property
     def has_pixels(self) -> bool:
         """True with Pixel Data, Float Pixel Data or Double Float Pixel Data."""
-        return self._spec is not None
+        return self._parsed.pixels is not None
 
     @property
     def spec(self) -> Spec:
-        """What the Image Pixel Module says; raises `Undecodable` without pixels."""
+        """What the Image Pixel Module says; raises `Undecodable` without pixels and when it makes no sense."""
         if self._spec is None:
-            raise Undecodable("the instance has no pixel data")
+            raise Undecodable(self._nonsense or "the instance has no pixel data")
         return self._spec
 
     @property
     def frames(self) -> int:
-        """Number of frames, 0 without pixels."""
+        """Number of frames, 0 without pixels that make sense; the other attributes likewise."""
         return self._spec.frames if self._spec else 0
 
     @property
@@ -183,6 +183,17 @@ class Image:
         return digest.hexdigest()
 
 
+def _described(parsed: Parsed) -> tuple[Spec | None, str]:
+    """Give the description of the pixels, or none and what is wrong with it."""
+    if parsed.pixels is None:
+        return None, ""
+    try:
+        with guard("the description of the pixels cannot be read"):
+            return spec(parsed, parsed.pixels), ""
+    except Undecodable as error:
+        return None, str(error)
+
+
 def _index(parsed: Parsed, described: Spec) -> Frames:
     assert parsed.pixels is not None  # noqa: S101 - `Image.spec` has asked
     return index(parsed, parsed.pixels, described)
@@ -192,7 +203,7 @@ def _index(parsed: Parsed, described: Spec) -> Frames:
 class Redacted:
     """An image whose pixels may leave: blanked where they identify a person, every other value as it was.
 
-    Born in `stages/redact` and nowhere else.
+    Born in `stages/redact` and nowhere else. What was not found by detection may still stand in the pixels.
     """
 
     image: Image = field(repr=False)
@@ -205,8 +216,15 @@ class Redacted:
     overlays: tuple[int, ...] = ()
     #: True when detection ran and unknown text counted as identifying.
     strict: bool = False
-    #: True when a person has looked at the pixels and lets them leave as they are.
+    #: True when a person has looked at the pixels and vouches for what redaction is not sure of.
     released: bool = False
+    #: The frames that were looked at, None for all; no other can be had from here.
+    seen: frozenset[int] | None = None
+
+    def need(self, index: int) -> None:
+        """Raise `StageFailed` for a frame that was not looked at."""
+        if self.seen is not None and index not in self.seen:
+            raise StageFailed("a frame is asked for that redaction has not looked at")
 
     def regions_of(self, index: int) -> tuple[Region, ...]:
         """Rectangles of one frame that are blanked in its pixels; those of overlay planes are not."""
@@ -218,7 +236,8 @@ class Redacted:
         return any(region.reason != "overlay" for region in self.regions)
 
     def frame(self, index: int) -> NDArray[Any]:
-        """Decode frame ``index`` and blank its regions; shapes, types and errors as of `Image.frame`."""
+        """Decode frame ``index`` and blank its regions; shapes, types and errors as of `Image.frame`, and as `need`."""
+        self.need(index)
         array = self.image.frame(index)
         regions = self.regions_of(index)
         if not regions:
@@ -229,7 +248,8 @@ class Redacted:
         return array
 
     def picture(self, index: int) -> NDArray[np.uint8]:
-        """Render frame ``index`` for display, as `Image.picture` does, its regions black."""
+        """Render frame ``index`` for display, as `Image.picture` does, its regions black; raises as `need` does."""
+        self.need(index)
         picture = self.image.picture(index).copy()
         for r in self.regions_of(index):
             picture[r.y : r.y + r.h, r.x : r.x + r.w] = 0

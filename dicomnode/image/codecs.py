@@ -35,6 +35,8 @@ from pydicom.uid import (
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -45,8 +47,13 @@ from dicomnode.image.frames import FRAME_MAX_BYTES, Spec
 
 Array = NDArray[Any]
 
+_JPEG_LOSSLESS = frozenset(map(str, (JPEGLossless, JPEGLosslessSV1)))
 #: Syntaxes that are written again as they came.
-LOSSLESS = frozenset(map(str, (JPEGLSLossless, JPEG2000Lossless, RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL)))
+LOSSLESS = _JPEG_LOSSLESS | set(
+    map(str, (JPEGLSLossless, JPEG2000Lossless, RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL)),
+)
+#: Syntaxes that always lose; JPEG 2000 may, its header says.
+LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81))
 #: Where pydicom repeats what its codecs say.
 _TALKERS = ("", ".encaps", ".pixels.decoders.base", ".pixels.encoders.base", ".pixels.utils")
 _LOGGERS = [logging.getLogger(f"pydicom{name}") for name in _TALKERS]
@@ -230,6 +237,8 @@ def encode(array: Array, spec: Spec, photometric: str) -> bytes:
     with guard("a frame does not encode"), _quiet():
         if syntax in _HTJ2K:
             return cast("bytes", imagecodecs.htj2k_encode(array, reversible=True, rgb=False if array.ndim == 3 else None))
+        if syntax in _JPEG_LOSSLESS:
+            return _jpeg_lossless(array, spec)
         if syntax == JPEG2000Lossless:
             # Without a colour transform: the values are stored as they are, whatever space they are in.
             return bytes(encode_array(np.ascontiguousarray(array), bits_stored=spec.bits_stored, use_mct=False))
@@ -240,3 +249,15 @@ def encode(array: Array, spec: Spec, photometric: str) -> bytes:
             validate=False,
             **_options(spec, photometric),
         )
+
+
+def _jpeg_lossless(array: Array, spec: Spec) -> bytes:
+    """Process 14 with the first predictor; signed values as their bits."""
+    bits = max(2, spec.bits_stored) if array.dtype.itemsize == 2 and spec.bits_stored > 8 else 8 * array.dtype.itemsize
+    cells = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}") & ((1 << bits) - 1)
+    kind = "RGB" if array.ndim == 3 else None
+    # RGB here names no colours: it keeps the codec from turning them.
+    return cast("bytes", imagecodecs.jpeg_encode(
+        cells.astype(f"u{array.dtype.itemsize}"), lossless=True, predictor=1, bitspersample=bits, colorspace=kind,
+        outcolorspace=kind,
+    ))

@@ -24,6 +24,15 @@ from dicomnode.image.file import UNDEFINED, Parsed, PixelElement
 
 #: A frame above this is refused before memory is asked for.
 FRAME_MAX_BYTES = 1 << 30
+#: Interpretations of the standard (PS3.3 C.7.6.3.1.2), retired ones of three samples too; it goes into outputs.
+PHOTOMETRIC = frozenset((
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "XYB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422",
+    "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT",
+))
+#: Syntaxes in which a frame is one fragment (PS3.5 Annexes A.4.2 and A.4.13).
+_ONE_FRAGMENT = frozenset(("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.8.1"))
+#: End of a code stream, JPEG's and JPEG 2000's.
+_END = b"\xff\xd9"
 _ITEM, _DELIMITER = 0xFFFEE000, 0xFFFEE0DD
 
 
@@ -82,7 +91,7 @@ def spec(parsed: Parsed, pixels: PixelElement) -> Spec:
         and (bits_allocated in ((32, 64) if real else (1, 8, 16, 32, 64)))
         and 1 <= bits_stored <= bits_allocated
         and frames >= 1
-        and photometric != ""
+        and photometric in PHOTOMETRIC
     )
     if not sane:
         raise Undecodable("the description of the pixels makes no sense")
@@ -221,13 +230,23 @@ class Encapsulated:
         extended = ds.get("ExtendedOffsetTable")
         if isinstance(extended, bytes) and extended:
             table = struct.unpack(f"<{len(extended) // 8}Q", extended[: len(extended) // 8 * 8])
-        if len(table) == spec.frames and spec.frames > 1:
-            return _by_table(table, start, fragments)
-        if len(fragments) == spec.frames:
-            return [[fragment] for fragment in fragments]
-        if len(table) > spec.frames:
+        if len(fragments) > spec.frames and (len(table) > spec.frames or spec.transfer_syntax_uid in _ONE_FRAGMENT):
             raise Undecodable("there are more frames than declared")
-        return self._by_marker(fragments, spec)
+        if len(table) == spec.frames and spec.frames > 1:
+            frames = _by_table(table, start, fragments)
+        elif len(fragments) == spec.frames:
+            return [[fragment] for fragment in fragments]
+        else:
+            frames = self._by_marker(fragments, spec)
+        if any(self._ends(fragment) for frame in frames for fragment in frame[:-1]):
+            raise Undecodable("a fragment follows the end of its code stream")
+        return frames
+
+    def _ends(self, fragment: tuple[int, int]) -> bool:
+        """Say whether a code stream ends with this fragment, padding aside."""
+        at, size = fragment
+        tail = min(size, 4)
+        return self._read(at + size - tail, tail).rstrip(b"\0").endswith(_END)
 
     def _by_marker(self, fragments: list[tuple[int, int]], spec: Spec) -> list[list[tuple[int, int]]]:
         """Without a table a frame ends where its code stream ends (EOI, EOC)."""

@@ -1,16 +1,17 @@
 """The plain lossless coder: from redacted frames to the bytes of pixel data.
 
-**Way** What was not touched leaves byte for byte, in its own transfer syntax. What was blanked keeps its syntax when that is
-lossless and has an encoder (JPEG-LS, JPEG 2000, High-Throughput JPEG 2000, RLE); all else becomes native Explicit VR
-Little Endian. Frames are made one at a time, while they are written.
+**Way** Values are never changed beyond what redaction blanked, and no stored code stream leaves as it came: it may carry
+comments, further streams or bits that nobody looked at. Lossless syntaxes are coded anew from the values (RLE, JPEG Lossless,
+JPEG-LS, JPEG 2000, High-Throughput JPEG 2000) and decoded for proof; a lossy JPEG in which nothing was blanked is rebuilt of
+what its decoder needs (`image.jpeg`); the decoded values of all else become native Explicit VR Little Endian. Native pixel
+data keep their syntax when nothing was blanked. Frames are made one at a time, while they are written.
 
-**Fails** `StageFailed` when an encoded frame does not decode to the values that went in; `Undecodable` as `Image.frame` has
-it. Both may come while the frames are made.
+**Fails** `StageFailed` when an encoded frame does not decode to the values that went in, or a frame was not looked at;
+`Undecodable` as `Image.frame` has it. Both may come while the frames are made.
 
 **Standard** PS3.5 section 8 and Annex A; PS3.3 C.7.6.3.
 
-**Limits** A lossy source that was blanked grows: its decoded values are stored, which loses nothing further. Comments inside
-an untouched code stream stay.
+**Limits** A lossy source that becomes native grows: its decoded values are stored, which loses nothing further.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomnode.errors import StageFailed, Undecodable
-from dicomnode.image import Coded, Image, Redacted, codecs
+from dicomnode.image import Coded, Redacted, codecs, jpeg
 from dicomnode.image.frames import Spec
 
 _FLOATS = {32: "OF", 64: "OD"}
@@ -43,18 +44,24 @@ class Encode:
         """
         image = redacted.image
         described = image.spec
-        if not redacted.touched:
-            make = partial(_as_stored, image) if described.encapsulated else partial(_native, redacted)
-            return _coded(redacted, image.transfer_syntax_uid, image.photometric, {}, make)
+        if redacted.seen is not None:
+            # Some frames only, for a capture: it takes them from `redacted`, and no image can be made of the rest.
+            return _coded(redacted, str(ExplicitVRLittleEndian), image.photometric, {}, partial(_native, redacted))
+        if not described.encapsulated and not redacted.touched:
+            return _coded(redacted, image.transfer_syntax_uid, image.photometric, {}, partial(_native, redacted))
+        if not redacted.touched and _can_be_rebuilt(redacted):
+            return _coded(redacted, image.transfer_syntax_uid, image.photometric, {}, partial(_rebuilt, redacted))
         photometric = image.decoded_photometric()
         attributes: dict[str, str | int] = {"PhotometricInterpretation": photometric}
         if described.samples > 1:
             attributes["PlanarConfiguration"] = 0 if described.encapsulated else described.planar
-        if described.encapsulated and image.transfer_syntax_uid in codecs.LOSSLESS and 8 <= described.bits_allocated <= 32:
-            return _coded(redacted, image.transfer_syntax_uid, photometric, attributes, partial(_lossless, redacted))
+        if image.transfer_syntax_uid in codecs.LOSSY:
+            attributes["LossyImageCompression"] = "01"
         if described.encapsulated:
             attributes["HighBit"] = described.bits_stored - 1
-        elif described.subsampled:
+        if described.encapsulated and image.transfer_syntax_uid in codecs.LOSSLESS and 8 <= described.bits_allocated <= 32:
+            return _coded(redacted, image.transfer_syntax_uid, photometric, attributes, partial(_lossless, redacted))
+        if described.subsampled:
             photometric = attributes["PhotometricInterpretation"] = described.photometric
         return _coded(redacted, str(ExplicitVRLittleEndian), photometric, attributes, partial(_native, redacted, little=True))
 
@@ -71,9 +78,21 @@ def _coded(
     return Coded(redacted, syntax, photometric, encapsulated, vr, attributes, make)
 
 
-def _as_stored(image: Image) -> Iterator[bytes]:
+def _can_be_rebuilt(redacted: Redacted) -> bool:
+    """Say whether every frame is a JPEG that holds what it shows and nothing else, once it is rebuilt."""
+    image = redacted.image
+    if image.transfer_syntax_uid not in jpeg.SYNTAXES:
+        return False
+    return all(jpeg.is_whole(image.raw_frame(number), image.spec) for number in range(image.frames))
+
+
+def _rebuilt(redacted: Redacted) -> Iterator[bytes]:
+    image = redacted.image
     for number in range(image.frames):
-        yield image.raw_frame(number)
+        stream = jpeg.rebuilt(image.raw_frame(number), image.spec)
+        if stream is None:
+            raise StageFailed("encode: a code stream cannot be rebuilt")
+        yield stream
 
 
 def _native(redacted: Redacted, *, little: bool = False) -> Iterator[bytes]:
@@ -84,6 +103,7 @@ def _native(redacted: Redacted, *, little: bool = False) -> Iterator[bytes]:
         return
     layout = _little_endian(described) if little else described
     for number in range(image.frames):
+        redacted.need(number)
         stored = not redacted.regions_of(number) and layout is described and not described.encapsulated
         if stored and not image.has_strays(number):
             yield image.raw_frame(number)
@@ -111,19 +131,16 @@ def _single_bits(redacted: Redacted) -> Iterator[bytes]:
 
 
 def _lossless(redacted: Redacted) -> Iterator[bytes]:
-    """Untouched frames as stored, blanked ones encoded and decoded again for proof."""
+    """Frames encoded from their values, and decoded again for proof."""
     image, described = redacted.image, redacted.image.spec
     for number in range(image.frames):
-        if not redacted.regions_of(number) and image.decoded_photometric(number) == image.photometric:
-            yield image.raw_frame(number)
-            continue
         values = redacted.frame(number)
         photometric = image.decoded_photometric(number)
         try:
             stream = codecs.encode(values, described, photometric)
             again, _ = codecs.decode(stream, described, number)
         except Undecodable:
-            raise StageFailed("encode: a blanked frame cannot be encoded in its own syntax") from None
+            raise StageFailed("encode: a frame cannot be encoded in its own syntax") from None
         if not np.array_equal(again, values):
-            raise StageFailed("encode: a blanked frame does not decode to the values that went in")
+            raise StageFailed("encode: a frame does not decode to the values that went in")
         yield stream

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
@@ -26,6 +29,7 @@ from dicomnode.stages.encode import Encode
 from dicomnode.stages.redact.blank import black
 from tests.unit import pictures
 
+SECRET = b"DOE^JOHN MRN4711"
 REGION = Region(1, 4, 2, 6, 5, "date")
 NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -136,14 +140,98 @@ def test_lossy_sources_keep_their_decoded_values(colour: bool) -> None:
         assert np.abs(written.picture(0)[100:].astype(int) - values[100:, :, ::-1]).mean() < 6
 
 
-def test_untouched_frames_leave_byte_for_byte() -> None:
-    """Without a region nothing is coded anew, not even a code stream that we would have written otherwise."""
-    values, described = pictures.burned("u8")
-    stream = bytes(encode_array(values, bits_stored=8))
-    stream += b"\0" * (len(stream) % 2)
-    image = pictures.image(pictures.encapsulated(pictures.dataset(values, **described), [stream], JPEG2000Lossless))
+@pytest.mark.parametrize("syntax", sorted(codecs.LOSSLESS))
+def test_untouched_frames_are_coded_anew(syntax: str) -> None:
+    """Without a region a lossless stream keeps its syntax and values, and nothing of its own bytes: no comment, no tail."""
+    values, described = pictures.burned("u12")
+    plain = pictures.image(pictures.native(values, **described)).spec
+    stream = codecs.encode(values, dataclasses.replace(plain, transfer_syntax_uid=syntax), "MONOCHROME2") + SECRET * 2
+    image = pictures.image(pictures.encapsulated(pictures.dataset(values, **described), [stream], syntax))
     coded = Encode()(Redacted(image, (), "test", (0,)))
-    assert ([stream], JPEG2000Lossless) == (list(coded.frames()), coded.transfer_syntax_uid)
+    assert coded.transfer_syntax_uid == syntax
+    assert SECRET not in b"".join(coded.frames())
+    np.testing.assert_array_equal(values, again(Redacted(image, (), "test", (0,))).frame(0))
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, JPEGLosslessSV1])
+def test_bits_that_nobody_looked_at_do_not_leave(syntax: str) -> None:
+    """A mask in the bits above Bits Stored of an encapsulated frame is gone, though nothing was blanked."""
+    values = np.random.default_rng(2).integers(0, 4096, (64, 64)).astype(np.uint16)
+    plain = pictures.image(pictures.native(values)).spec
+    stream = codecs.encode(values | 0x8000, dataclasses.replace(plain, transfer_syntax_uid=str(syntax)), "MONOCHROME2")
+    image = pictures.image(pictures.encapsulated(pictures.dataset(values, bits_stored=12), [stream], syntax))
+    written = again(Redacted(image, (), "test", (0,)))
+    bare = codecs.decode(written.raw_frame(0), dataclasses.replace(written.spec, bits_stored=16, high_bit=15))[0]
+    np.testing.assert_array_equal(values, bare)
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    """One segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def jpeg_image(stream: bytes, values: Any, photometric: str) -> Image:
+    """A file of one JPEG Baseline frame."""
+    return pictures.image(pictures.encapsulated(pictures.dataset(values, photometric), [stream], JPEGBaseline8Bit))
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [(segment(0xFE, SECRET), b""), (segment(0xE1, b"Exif\0\0" + SECRET), b""), (segment(0xEE, b"Adobe" + SECRET), b""),
+     (segment(0xDB, b"\x03" + (SECRET * 4)[:64]), b""), (b"", SECRET)],
+    ids=["comment", "application", "adobe", "unused-table", "tail"],
+)  # fmt: skip
+def test_a_lossy_jpeg_is_rebuilt_of_what_is_needed(colour: bool, before: bytes, behind: bytes) -> None:
+    """Comments, application data, tables without use and what follows the end are gone; syntax and values stay."""
+    values, _ = pictures.burned("rgb" if colour else "u8")
+    done, made = cv2.imencode(".jpg", values, [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert done
+    stream = made.tobytes()
+    image = jpeg_image(stream[:2] + before + stream[2:] + behind, values, "YBR_FULL_422" if colour else "MONOCHROME2")
+    redacted = Redacted(image, (), "test", (0,) * image.samples)
+    assert image.frame(0).std() > 10
+    coded = Encode()(redacted)
+    data = b"".join(coded.frames())
+    assert coded.transfer_syntax_uid == JPEGBaseline8Bit
+    assert SECRET[:8] not in data
+    assert len(data) <= len(stream) + 20
+    holds(redacted, again(redacted), [image.frame(0)])
+
+
+def test_a_jpeg_that_may_hide_something_becomes_native() -> None:
+    """Bytes behind the last block of a scan, and a picture beyond the edge, are not carried on: the values are stored."""
+    values, _ = pictures.burned("u8")
+    wide = np.zeros((248, 384), np.uint8)
+    wide[:] = 20
+    pictures.draw(wide, "QUISTGAARD", 20, 246, 255, scale=0.3)
+    done, made = cv2.imencode(".jpg", values)
+    stream = made.tobytes()
+    hidden = stream[:-2] + SECRET + stream[-2:]
+    done, made = cv2.imencode(".jpg", wide)
+    assert done
+    cropped = made.tobytes().replace(struct.pack(">HH", 248, 384), struct.pack(">HH", 241, 384), 1)
+    for data, shape in ((hidden, values), (cropped, wide[:241])):
+        image = jpeg_image(data, shape, "MONOCHROME2")
+        redacted = Redacted(image, (), "test", (0,))
+        coded = Encode()(redacted)
+        assert coded.transfer_syntax_uid == ExplicitVRLittleEndian
+        assert coded.attributes["LossyImageCompression"] == "01"
+        assert SECRET not in b"".join(coded.frames())
+        holds(redacted, again(redacted), [image.frame(0)])
+
+
+def test_frames_that_nobody_looked_at_are_not_coded() -> None:
+    """When redaction has seen some frames only, no image can be made: the others may show anything."""
+    values = np.random.default_rng(2).integers(0, 256, (3, 8, 8)).astype(np.uint8)
+    image = pictures.image(pictures.native(values, frames=3))
+    coded = Encode()(Redacted(image, (), "test", (0,), seen=frozenset({1})))
+    with pytest.raises(StageFailed):
+        list(coded.frames())
+    np.testing.assert_array_equal(values[1], coded.redacted.frame(1))
+    for ask in (coded.redacted.frame, coded.redacted.picture):
+        with pytest.raises(StageFailed):
+            ask(0)
 
 
 def test_hidden_bits_do_not_leave() -> None:

@@ -128,6 +128,33 @@ def test_frames_that_nobody_declared_are_undecodable(table: bool) -> None:
         image.raw_frame(0)
 
 
+@pytest.mark.parametrize("table", [True, False])
+def test_fragments_that_belong_to_no_frame_are_undecodable(table: bool) -> None:
+    """A second fragment of an RLE frame, or one behind the end of a JPEG stream, is refused: nobody would look at it."""
+    array = np.zeros((4, 4), np.uint8)
+    rle = struct.pack("<16L", 1, 64, *[0] * 14) + b"\xf1\0"
+    jpeg = b"\xff\xd8\xff" + bytes(7) + b"\xff\xd9"
+    for stream, syntax in ((rle, RLELossless), (jpeg, JPEGBaseline8Bit)):
+        frames = [stream, b"DOE^JOHN"]
+        pixels = struct.pack("<HHL", 0xFFFE, 0xE000, 4 if table else 0) + (b"\0" * 4 if table else b"")
+        pixels += b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(part)) + part for part in frames)
+        with pytest.raises(Undecodable):
+            pictures.image(pictures.part10(pictures.dataset(array), pixels, syntax, "OB")).raw_frame(0)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"SamplesPerPixel": 4}, {"Rows": 0}, {"BitsStored": 99}, {"PhotometricInterpretation": "DOE JOHN"}, {"HighBit": 3}],
+)
+def test_pixels_that_cannot_be_so_raise_when_they_are_asked_for(odd: dict[str, Any]) -> None:
+    """An impossible description costs the pixels, not the instance: the header can be read, and the report made."""
+    array = values("u1", (8, 8), 8)
+    image = pictures.image(pictures.part10(pictures.dataset(array, **odd), array.tobytes()))
+    assert (image.has_pixels, image.frames, image.dataset.Modality) == (True, 0, "OT")
+    for ask in (lambda: image.spec, lambda: image.frame(0), lambda: image.picture(0), image.pixel_digest):
+        with pytest.raises(Undecodable):
+            ask()
+
+
 def test_too_few_pixels_are_undecodable() -> None:
     """One byte less than declared is refused, and so is a frame that is not there."""
     array = values("u1", (10, 10), 8)
