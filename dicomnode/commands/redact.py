@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import secrets
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, TextIO
 
@@ -110,7 +110,7 @@ class _Redactor:
             redacted = self._redact(image)
             if self._mode == "header":
                 # Who asks for header mode vouches for the unknown text that it leaves.
-                redacted = replace(redacted, released=True)
+                redacted = self._redact.vouched(redacted)
             coded = self._encode(redacted)
             try:
                 with draft.open("wb") as out:

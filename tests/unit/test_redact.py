@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from dicomnode.errors import BadSetting, ProgramMissing, RedactionUncertain, Undecodable
+from dicomnode.errors import BadSetting, ProgramMissing, RedactionUncertain, StageFailed, Undecodable
 from dicomnode.image import Redacted
 from dicomnode.records import Region
-from dicomnode.stages.redact import Redact
+from dicomnode.stages.redact import Redact, blank
+from dicomnode.stages.redact.lines import Box
 from tests.unit import pictures
 
 pytestmark = pytest.mark.skipif(shutil.which("tesseract") is None, reason="the program tesseract is not installed")
@@ -158,12 +159,64 @@ def test_without_the_program_the_stage_is_not_built(monkeypatch: pytest.MonkeyPa
         Redact()
 
 
-def test_a_persons_release_blanks_nothing(strict: Redact) -> None:
-    """`waive` gives the frames as they are and says who vouches."""
+def test_a_persons_release_keeps_what_was_found(strict: Redact, header: Redact) -> None:
+    """`waive` blanks what redaction finds, and its overlays; the person vouches for the rest."""
+    values, _ = pictures.burned("u8", LINES)
+    data = pictures.part10(with_overlay("PORTABLE AP"), values.tobytes())
+    for redact in (strict, header):
+        found, waived = redact(pictures.image(data)), redact.waive(pictures.image(data))
+        assert found.regions
+        assert (waived.regions, waived.overlays) == (found.regions, found.overlays)
+        assert (waived.released, found.released) == (True, False)
+        assert len(waived.method) <= 64
+        assert blanked(waived)[ink_of(LINES[0])].mean() > 0.98
+
+
+def test_a_persons_release_of_what_is_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where redaction cannot judge nothing is found, and the frames leave as they are; undecodable stays undecodable."""
     values, described = pictures.burned("u8", LINES)
-    redacted = strict.waive(pictures.image(pictures.native(values, **described)))
+    late = Redact(budget_s=0.0)
+    redacted = late.waive(pictures.image(pictures.native(values, **described)))
     np.testing.assert_array_equal(values, redacted.frame(0))
-    assert (redacted.regions, redacted.method, redacted.released, redacted.strict) == ((), "released by a person", True, False)
+    assert (redacted.regions, redacted.released, redacted.strict) == ((), True, False)
+    with pytest.raises(Undecodable):
+        late.waive(pictures.image(pictures.part10(pictures.dataset(values), b"\0" * 50)))
+
+
+def test_time_for_one_instance_is_bounded(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the time is spent the rest is uncertain: an object of many frames is held, and does not kill its worker."""
+    frames = np.stack([pictures.burned("u8", ((f"LINE {i}", 20, 40),))[0] for i in range(4)])
+    spent = iter(range(0, 1000, 100))
+    calls: list[float] = []
+    monkeypatch.setattr("dicomnode.stages.redact.time.monotonic", lambda: float(next(spent)))
+    monkeypatch.setattr(strict._tesseract, "read", lambda _pages, seconds: calls.append(seconds) or [])
+    with pytest.raises(RedactionUncertain):
+        strict(pictures.image(pictures.native(frames, frames=4)))
+    assert calls == [120.0, 100.0]
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_frames_that_are_not_asked_for_are_not_shown(strict: Redact, released: bool) -> None:
+    """Only the frames that are asked for are read, and no other can be had from the result."""
+    marked, _ = pictures.burned("u8", LINES[:1])
+    image = pictures.image(pictures.native(np.stack([marked, marked[::-1], marked]), frames=3))
+    redacted = strict.waive(image, [2]) if released else strict(image, [2])
+    assert blanked(redacted, 2)[ink_of(LINES[0])].mean() > 0.98
+    assert redacted.picture(2).shape == marked.shape
+    for number in (0, 1):
+        with pytest.raises(StageFailed):
+            redacted.frame(number)
+        with pytest.raises(StageFailed):
+            redacted.picture(number)
+
+
+def test_one_clear_word_counts_once() -> None:
+    """A poor reading is dropped when clear words cover it, not because many pages have read one clear word in it."""
+    name = Box(10, 10, 100, 20, 55.0, "SMITH LUNG")
+    clear = (Box(90, 10, 8, 20, 90.0, "AP"), None)
+    assert blank.regions([(name, "unknown-text"), *[clear] * 12], 0, 256, 256)
+    whole = (Box(10, 10, 98, 20, 90.0, "PORTABLE AP"), None)
+    assert not blank.regions([(name, "unknown-text"), whole], 0, 256, 256)
 
 
 def with_overlay(text: str) -> Dataset:

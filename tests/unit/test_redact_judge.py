@@ -49,6 +49,17 @@ def test_dates_and_times_go_in_any_form(line: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
+    ["17.04.1961", "1961-04-17", "04/17/1961", "04/17/61", "170461", "610417", "17/4/1961", "17APR1961", "17-Apr-61",
+     "April 17, 1961", "17. April 1961", "19610417T1244", "17 04 1961", "1961APR17"],
+)  # fmt: skip
+def test_dates_of_the_header_are_known_as_such(line: str) -> None:
+    """Birth date and study date are found in all forms in which people write them, in one piece or in three."""
+    assert set(judge(line.split(), KNOWN, WORDS, "header")) == {"header-match"}
+    assert "header-match" not in judge(line.split(), known(Dataset()), WORDS, "header")
+
+
+@pytest.mark.parametrize(
+    "line",
     ["PORTABLE AP", "L", "R", "SEMI-UPRIGHT", "120 kV", "kV 120", "120kV", "W: 400 L: 40", "5.0 mm", "MI 1.2", "Zoom 1.5",
      "DOB:", "Patient ID:", "Namo:", "Institution Name:", "12 cm/s", "--", "SE: 3", "T2 FLAIR", "Im: 3/60"],
 )  # fmt: skip

@@ -5,17 +5,22 @@ together, `judge` decides against what the header says (`known`) and the allow-l
 Frames that are equal are read once. `Redacted` blanks when its frames are asked for. Overlays are judged, icons always go.
 
 **Fails** `ProgramMissing` when it is built; `Undecodable` and `UnsupportedTransferSyntax` for pixels that cannot be seen,
-`RedactionUncertain` for text that cannot be judged: all of them hold the outputs of pixels, none lets one pass.
+`RedactionUncertain` for text that cannot be judged in the time there is: all of them hold the outputs of pixels, none lets
+one pass.
 
 **Standard** PS3.15 E.3.1 (Clean Pixel Data Option).
 
 **Limits** Text that is not horizontal, and text that Tesseract does not find, stays; ``benchmarks/redaction.py`` says how
-much. Burned In Annotation (0028,0301) is never believed.
+much. So nothing that is made of the result may claim that no text is burned in. Burned In Annotation (0028,0301) is never
+believed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -38,9 +43,15 @@ __all__ = ["Redact"]
 
 #: Grey levels by which renderings may differ and still show the same text.
 _ALIKE = 16
-#: Time for reading one frame.
+#: Time for reading one frame, at most.
 _TIMEOUT_S = 120.0
 _MODES = ("strict", "header")
+#: What was done, VR LO: no more is claimed, for text that is not horizontal is not looked for.
+_METHODS = {
+    "strict": "Horizontal text found by OCR blanked (strict mode)",
+    "header": "Horizontal text found by OCR blanked (header mode)",
+}
+_RELEASED = "; released"
 
 
 class Redact:
@@ -55,6 +66,8 @@ class Redact:
         Languages of Tesseract, joined by ``+``.
     words
         The allow-list, as text in the form of ``words.txt``; None for the list of the package.
+    budget_s
+        Time for one instance; what takes longer is uncertain, so that a long object ends held and not again and again.
 
     Raises
     ------
@@ -66,71 +79,100 @@ class Redact:
 
     name = "redact"
 
-    def __init__(self, mode: str = "strict", lang: str = "eng", words: str | None = None) -> None:
+    def __init__(
+        self, mode: str = "strict", lang: str = "eng", words: str | None = None, *, budget_s: float = 300.0,
+    ) -> None:
         if mode not in _MODES:
             raise BadSetting(f"redaction must be one of {', '.join(_MODES)}")
         self._mode: Mode = "strict" if mode == "strict" else "header"
         self._words = Words.load(words)
         self._tesseract = Tesseract(lang)
+        self._budget_s = budget_s
 
-    def __call__(self, image: Image) -> Redacted:
-        """Find what must go in every frame.
+    def __call__(self, image: Image, frames: Sequence[int] | None = None) -> Redacted:
+        """Find what must go.
+
+        Parameters
+        ----------
+        frames
+            The frames that will be shown; the result gives no other. None for all.
 
         Raises
         ------
         Undecodable, UnsupportedTransferSyntax
             A frame cannot be seen.
         RedactionUncertain
-            There is nothing to look at, or text cannot be judged.
+            There is nothing to look at, text cannot be judged, or the time is spent.
         """
         if not image.has_pixels:
             raise RedactionUncertain("the instance has no pixels to look at")
         facts = known(image.dataset)
         spec = image.spec
+        deadline = time.monotonic() + self._budget_s
         found: list[Region] = []
-        seen: dict[bytes, list[Judged]] = {}
-        for number in range(image.frames):
+        read: dict[bytes, list[Judged]] = {}
+        for number in range(image.frames) if frames is None else sorted(set(frames)):
             array = image.frame(number)
             digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
-            if digest not in seen:
-                seen[digest] = self._look(image, number, array, facts)
-            found += regions(seen[digest], number, spec.rows, spec.columns, even=spec.subsampled)
-        dropped = overlays(image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, facts))
+            if digest not in read:
+                read[digest] = self._look(image, number, array, facts, deadline)
+            found += regions(read[digest], number, spec.rows, spec.columns, even=spec.subsampled)
+        dropped = overlays(
+            image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, facts, deadline),
+        )
         return Redacted(
             image=image,
             regions=(*found, *dropped.regions),
-            method=f"burned-in text redaction, {self._mode} mode, dicomnode",
+            method=_METHODS[self._mode],
             black=black(image),
             overlays=dropped.groups,
             strict=self._mode == "strict",
+            seen=None if frames is None else frozenset(frames),
         )
 
-    @staticmethod
-    def waive(image: Image) -> Redacted:
-        """Pass an image that a person has looked at and released: nothing is blanked."""
-        return Redacted(image, (), "released by a person", (0,) * max(1, image.samples), released=True)
+    def waive(self, image: Image, frames: Sequence[int] | None = None) -> Redacted:
+        """Redact an image that a person has looked at and released: what is found goes, what is uncertain stays.
 
-    def _look(self, image: Image, number: int, array: NDArray[Any], facts: Known) -> list[Judged]:
+        Raises
+        ------
+        Undecodable, UnsupportedTransferSyntax
+            A frame cannot be seen.
+        """
+        try:
+            return self.vouched(self(image, frames))
+        except RedactionUncertain:
+            seen = None if frames is None else frozenset(frames)
+            return Redacted(image, (), "Pixels released by a person", (0,) * max(1, image.samples), released=True, seen=seen)
+
+    @staticmethod
+    def vouched(redacted: Redacted) -> Redacted:
+        """Say that a person answers for the text that redaction has left standing."""
+        return replace(redacted, method=f"{redacted.method}{_RELEASED}", released=True)
+
+    def _look(self, image: Image, number: int, array: NDArray[Any], facts: Known, deadline: float) -> list[Judged]:
         """Judge the text of one frame, in the full range of its values and as it is displayed."""
         shown = image.picture(number)
         if shown.ndim == 3:
-            return self._judge(pages(shown), facts)
+            return self._judge(pages(shown), facts, deadline)
         whole = _full_range(array)
         made = pages(whole)
         if not _alike(whole, shown):
             made += pages(shown)
-        return self._judge(made, facts)
+        return self._judge(made, facts, deadline)
 
-    def _judge(self, made: list[Page], facts: Known) -> list[Judged]:
-        words = self._tesseract.read([page.picture for page in made], _TIMEOUT_S)
+    def _judge(self, made: list[Page], facts: Known, deadline: float) -> list[Judged]:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise RedactionUncertain("the time for one instance is spent")
+        words = self._tesseract.read([page.picture for page in made], min(left, _TIMEOUT_S))
         judged: list[Judged] = []
         for line in lines(made, words, facts.matches):
             reasons = judge([box.text for box in line], facts, self._words, self._mode)
             judged += zip(line, reasons, strict=True)
         return judged
 
-    def _identifies(self, plane: NDArray[np.uint8], facts: Known) -> bool:
-        return any(reason is not None for _, reason in self._judge(pages(plane), facts))
+    def _identifies(self, plane: NDArray[np.uint8], facts: Known, deadline: float) -> bool:
+        return any(reason is not None for _, reason in self._judge(pages(plane), facts, deadline))
 
 
 def _full_range(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -31,6 +31,8 @@ _LEAD, _COVER = 15.0, 0.6
 _STRONG = frozenset(("header-match", "date", "number"))
 #: From where a reading is clear, and up to where it is poor.
 _CLEAR, _POOR = 85.0, 60.0
+#: How much of a poor reading's place must be clear: with less, a name beside a technical word would stay.
+_MOST = 0.5
 Judged = tuple[Box, str | None]
 
 
@@ -61,20 +63,23 @@ def regions(judged: Sequence[Judged], frame: int, rows: int, cols: int, *, even:
 
 def _outvoted(box: Box, harmless: Sequence[Box]) -> bool:
     """Say whether other pages have read harmless words, of at least half the letters, over most of this one's place."""
-    place = np.zeros((box.h, box.w), bool)
-    letters = 0
-    for other in harmless:
-        if box.shared(other) and other.confidence + _LEAD > box.confidence:
-            place[max(0, other.y - box.y) : other.bottom - box.y, max(0, other.x - box.x) : other.right - box.x] = True
-            letters = max(letters, other.letters)
-    return 2 * letters >= box.letters and bool(place.mean() >= _COVER)
+    others = [other for other in harmless if box.shared(other) and other.confidence + _LEAD > box.confidence]
+    letters = max((other.letters for other in others), default=0)
+    return 2 * letters >= box.letters and _covered(box, others) >= _COVER
 
 
 def _overread(box: Box, clear: Sequence[Box]) -> bool:
     """Say whether a poor reading lies where clear words were read; those have been judged."""
-    if box.confidence >= _POOR:
-        return False
-    return sum(box.shared(other) for other in clear) >= _COVER / 2 * box.w * box.h
+    return box.confidence < _POOR and _covered(box, clear) >= _MOST
+
+
+def _covered(box: Box, others: Sequence[Box]) -> float:
+    """Share of a box that lies under others, each place counted once however many pages have read it."""
+    place = np.zeros((box.h, box.w), bool)
+    for other in others:
+        if box.shared(other):
+            place[max(0, other.y - box.y) : other.bottom - box.y, max(0, other.x - box.x) : other.right - box.x] = True
+    return float(place.mean())
 
 
 def _without_inner(made: Sequence[Region]) -> list[Region]:

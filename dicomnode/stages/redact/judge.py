@@ -63,6 +63,7 @@ def judge(line: list[str], known: Known, words: Words, mode: Mode) -> list[str |
         elif mode == "strict" and not _allowed(line, i, words):
             reasons[i] = "number" if _NUMBER.fullmatch(text) else "unknown-text"
     _join_pairs(line, reasons, known)
+    _join_dates(line, reasons, known)
     return reasons
 
 
@@ -115,3 +116,11 @@ def _join_pairs(line: list[str], reasons: list[str | None], known: Known) -> Non
         if (reasons[i] is None or reasons[i + 1] is None) and fold(line[i] + line[i + 1]) in known.wholes:
             reasons[i] = reasons[i] or "header-match"
             reasons[i + 1] = reasons[i + 1] or "header-match"
+
+
+def _join_dates(line: list[str], reasons: list[str | None], known: Known) -> None:
+    """Find dates of the header whose day, month and year stand apart."""
+    for i in range(len(line) - 1):
+        for end in (i + 2, i + 3):
+            if end <= len(line) and known.is_date("".join(line[i:end])):
+                reasons[i:end] = ["header-match"] * (end - i)

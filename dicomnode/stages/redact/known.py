@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -35,6 +36,11 @@ KEYWORDS = frozenset(_IDENTIFYING.split())
 #: Letters and digits that OCR takes for one another.
 _ALIKE = str.maketrans("OQDILSBZG", "000115826")
 _SMALL = frozenset(("OF", "AND", "THE", "FOR", "DE", "DER", "VAN", "VON", "LA", "LE", "ST", "DR", "MR", "MRS", "MS", "MD"))
+#: Names of each month, folded: English, and where they differ German.
+_MONTHS = (
+    "JAN JANUARY JANUAR", "FEB FEBRUARY FEBRUAR", "MAR MARCH MARZ MAERZ", "APR APRIL", "MAY MAI", "JUN JUNE JUNI",
+    "JUL JULY JULI", "AUG AUGUST", "SEP SEPT SEPTEMBER", "OCT OCTOBER OKT OKTOBER", "NOV NOVEMBER", "DEC DECEMBER DEZ DEZEMBER",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +51,27 @@ class Known:
     parts: frozenset[str]
     #: Whole values without blanks, at least 4 characters: names also in either order.
     wholes: frozenset[str]
-    #: (year, month, day) of every date.
-    dates: frozenset[tuple[int, int, int]]
+    #: Every date in the forms in which people write dates, folded (`_forms`).
+    dates: frozenset[str]
 
     def matches(self, text: str) -> bool:
         """Say whether a word of the picture is, or contains, something of the header."""
         word = fold(text)
         if len(word) < 2:
             return False
+        if self.is_date(word):
+            return True
         if word in self.parts or word in self.wholes:
             return True
         if len(word) < 4:
             return False
         return any(_near(word, part) for part in self.parts | self.wholes if len(part) >= 4)
+
+    def is_date(self, text: str) -> bool:
+        """Say whether a text is one of the header's dates, with or without separators."""
+        word = fold(text)
+        # With a time behind it, as in 19610417T1244.
+        return word in self.dates or (len(word) > 8 and word[8] == "T" and word[:8] in self.dates)
 
 
 def fold(text: str) -> str:
@@ -90,12 +104,12 @@ def known(dataset: Dataset) -> Known:
     """Gather what identifies, at the top level and in all items."""
     parts: set[str] = set()
     wholes: set[str] = set()
-    dates: set[tuple[int, int, int]] = set()
+    dates: set[str] = set()
     for vr, keyword, value in _values(dataset):
         if vr in ("DA", "DT"):
             digits = re.sub(r"\D", "", value)[:8]
             if len(digits) == 8:
-                dates.add((int(digits[:4]), int(digits[4:6]), int(digits[6:])))
+                dates |= _forms(digits[:4], digits[4:6], digits[6:])
         elif vr == "PN" or keyword in KEYWORDS:
             pieces = [fold(piece) for piece in re.split(r"[\s^=,;:/\\()]+", value)]
             pieces = [piece for piece in pieces if len(piece) >= 2]
@@ -105,6 +119,19 @@ def known(dataset: Dataset) -> Known:
                 parts.update(piece.rstrip("YMWD").lstrip("0") for piece in pieces)
             wholes.update("".join(order) for order in (pieces, pieces[::-1]) if len("".join(order)) >= 4)
     return Known(frozenset(filter(None, parts)), frozenset(wholes), frozenset(dates))
+
+
+def _forms(year: str, month: str, day: str) -> set[str]:
+    """Give a date as people write it: year first, day first, month first, short years, months as words."""
+    names = _MONTHS[int(month) - 1].split() if 1 <= int(month) <= 12 else []
+    found = set()
+    for d, m in product({day, day.lstrip("0")}, {month, month.lstrip("0")}):
+        found |= {f"{year}{m}{d}", f"{d}{m}{year}", f"{m}{d}{year}"}
+        for name in names:
+            found |= {f"{d}{name}{year}", f"{d}{name}{year[2:]}", f"{name}{d}{year}", f"{year}{name}{d}"}
+    found |= {f"{year[2:]}{month}{day}", f"{day}{month}{year[2:]}", f"{month}{day}{year[2:]}"}
+    # Of a date that is not one, too little is left to be told from other numbers.
+    return {form for form in found if len(form) >= 6}
 
 
 def _values(dataset: Dataset) -> list[tuple[str, str, str]]:
