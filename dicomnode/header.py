@@ -43,6 +43,15 @@ IMPLEMENTATION_VERSION_NAME = f"DICOMNODE_{__version__}"[:16]
 PRIVATE_CREATOR_UID = uids.derive("dicomnode", "private information of file meta", "received at")
 #: What (0008,0070) Manufacturer says in results of this program.
 MANUFACTURER = "dicomnode"
+#: Defined terms of Modality (PS3.3 C.7.3.1.1.1), retired ones too: what else stands there is a peer's text and goes nowhere.
+_TERMS = """
+    ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DMS DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT IVUS KER KO
+    LEN LS MG MR M3D NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG RTDOSE RTIMAGE RTINTENT
+    RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA XA XAPROTOCOL XC
+    AS CD CF CP CS DD DF DM DS EC FA FS LP MA MS OPR ST VF
+    SC
+"""
+MODALITIES = frozenset(_TERMS.split())
 
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _MODALITY, _MAKER, _SERIAL = 0x00080060, 0x00080070, 0x00181000
@@ -266,7 +275,7 @@ def _ae_title(value: bytes | None) -> str:
 
 def _modality(value: bytes | None) -> str:
     text = _text(value).split("\\", maxsplit=1)[0].strip(" ").upper()
-    return text if re.fullmatch(r"[A-Z0-9_ ]{1,16}", text) else ""
+    return text if text in MODALITIES else ""
 
 
 def _host(value: bytes | None) -> str:

@@ -6,11 +6,12 @@ frames are written one by one when the output is (`part10`).
 **Fails** `StageFailed` when there are no coded pixels or the object cannot be made; `RedactionUncertain` when the pixels of
 an image were neither redacted in strict mode nor released by a person and the image is for outside.
 
-**Standard** PS3.15 Annex E (E.1.1, E.3.1), PS3.3 C.12.1, C.7.1.1; PS3.16 CID 7050.
+**Standard** PS3.15 Annex E (E.1.1), PS3.3 C.12.1, C.7.1.1.
 
-**Limits** It does not claim the Basic Application Level Confidentiality Profile. Dates are removed, so times between studies
-are lost. Modules that the IOD requires beyond image, pixel, display and geometry are missing: readers of pixels do not
-need them, validators will say so.
+**Limits** It claims neither the Basic Application Level Confidentiality Profile nor the Clean Pixel Data Option: detection
+finds horizontal text only, so Burned In Annotation is left out and De-identification Method says in words what was done. Dates
+are removed, so times between studies are lost. Modules that the IOD requires beyond image, pixel, display and geometry are
+missing: readers of pixels do not need them, validators will say so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final
 
 from pydicom.dataset import Dataset
 
-from dicomnode.errors import RedactionUncertain, StageFailed
+from dicomnode.errors import StageFailed
 from dicomnode.image import Coded, Redacted
 from dicomnode.outputs import allowlist, part10, shell
 from dicomnode.outputs.material import Material, outside_uid, result_uid, series_uid, study_uid
@@ -29,8 +30,6 @@ from dicomnode.records import Output
 
 _KIND: Final = "deidentified"
 METHOD = "dicomnode attribute allow-list"
-#: De-identification options that are true of what was done (PS3.16 CID 7050).
-_CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 _EMPTY = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
 
 
@@ -47,7 +46,7 @@ def build(material: Material) -> Output:
     coded = material.coded
     if coded is None:
         raise StageFailed("deidentified: there are no redacted pixels")
-    _vouch(coded.redacted)
+    shell.vouch(coded.redacted)
     # Whoever asks: this kind never carries an identity.
     material = replace(material, identity="removed")
     with shell.guard(_KIND):
@@ -63,12 +62,6 @@ def build(material: Material) -> Output:
     )
 
 
-def _vouch(redacted: Redacted) -> None:
-    """Header mode leaves unknown text standing, so its pixels do not leave without identity."""
-    if not redacted.strict and not redacted.released:
-        raise RedactionUncertain("pixels redacted in header mode cannot leave as de-identified")
-
-
 def _dataset(material: Material, coded: Coded) -> Dataset:
     redacted = coded.redacted
     key = material.node.key
@@ -80,6 +73,7 @@ def _dataset(material: Material, coded: Coded) -> Dataset:
     ds.PatientName = ds.PatientID = shell.outside_patient(material.image.dataset, material)
     for keyword in _EMPTY:
         setattr(ds, keyword, None)
+    shell.sign(ds, material)
     _say_what_was_done(ds, redacted)
     if redacted.touched:
         _derived(ds)
@@ -90,15 +84,6 @@ def _say_what_was_done(ds: Dataset, redacted: Redacted) -> None:
     ds.PatientIdentityRemoved = "YES"
     ds.DeidentificationMethod = [METHOD, redacted.method]
     ds.LongitudinalTemporalInformationModified = "REMOVED"
-    if redacted.strict:
-        ds.BurnedInAnnotation = "NO"
-        ds.DeidentificationMethodCodeSequence = [_code(*_CLEAN_PIXELS)]
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
-    return item
 
 
 def _derived(ds: Dataset) -> None:

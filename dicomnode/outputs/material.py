@@ -140,8 +140,8 @@ def pseudonym(key: bytes, *parts: str) -> str:
 
 
 def result_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
-    """SOP Instance UID of the result of this kind and class."""
-    return uids.derive(
+    """SOP Instance UID of the result of this kind and class; outside, not to be guessed from the source's bytes."""
+    uid = uids.derive(
         material.instance.sha256,
         kind,
         sop_class_uid,
@@ -149,6 +149,7 @@ def result_uid(material: Material, kind: OutputKind, sop_class_uid: str) -> str:
         material.settings_digest,
         str(material.generation),
     )
+    return uid if material.identity == "kept" else outside_uid(material.node.key, uid)
 
 
 def study_uid(material: Material) -> str:

@@ -23,7 +23,7 @@ from pydicom.uid import JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNea
 
 from dicomnode.errors import StageFailed
 from dicomnode.image import Coded
-from dicomnode.outputs import caption, shell, words
+from dicomnode.outputs import caption, shell, terms, words
 from dicomnode.outputs.material import MAKER, Material, frame_index, frame_number, reference
 from dicomnode.records import Output
 
@@ -54,9 +54,7 @@ def build(material: Material) -> Output:
     with shell.guard("sc"):
         ds = shell.new(material, "sc", str(SecondaryCaptureImageStorage), "OT")
         _general(ds, material)
-        if coded.redacted.strict:
-            # "Sufficient to identify the patient": all text was judged, and the caption names nobody. Else it is not known.
-            ds.BurnedInAnnotation = "NO"
+        # Burned In Annotation is left out: detection finds horizontal text only, so NO cannot be vouched for.
         _lossy(ds, material)
         _pixels(ds, draw(material, coded))
         return shell.finish(material, "sc", ds)
@@ -111,7 +109,7 @@ def _lossy(ds: Dataset, material: Material) -> None:
         return
     ds.LossyImageCompression = "01"
     ratio = _numbers(source, "LossyImageCompressionRatio") or [_ratio(source, material.instance.size_bytes)]
-    methods = [words.plain(str(m), 16) for m in _values(source, "LossyImageCompressionMethod")]
+    methods = terms.fitting("LossyImageCompressionMethod", [str(m) for m in _values(source, "LossyImageCompressionMethod")])
     ds.LossyImageCompressionRatio = [f"{value:.6g}" for value in ratio]
     if methods or syntax in _METHODS:
         ds.LossyImageCompressionMethod = methods or [_METHODS[syntax]]

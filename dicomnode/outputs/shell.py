@@ -33,6 +33,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from dicomnode.errors import DicomNodeError, RedactionUncertain, StageFailed
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.image import Image, Redacted
+from dicomnode.outputs import terms
 from dicomnode.outputs.material import MAKER, Material, pseudonym, result_uid, series_uid, study_uid
 from dicomnode.outputs.words import plain
 from dicomnode.records import Output, OutputKind
@@ -96,14 +97,20 @@ def new(material: Material, kind: OutputKind, sop_class_uid: str, modality: str)
     ds.SeriesNumber = _SERIES_NUMBERS[kind]
     ds.SeriesDescription = "dicomnode result, not for diagnostic use"
     ds.Modality = modality
+    sign(ds, material)
+    ds.SOPClassUID = sop_class_uid
+    ds.SOPInstanceUID = result_uid(material, kind, sop_class_uid)
+    number = _instance_number(material.image.dataset)
+    ds.InstanceNumber = number if material.identity == "kept" or number <= terms.LARGEST_NUMBER else 1
+    return ds
+
+
+def sign(ds: Dataset, material: Material) -> None:
+    """Mark an object as made by this very node, by which the node knows it when it comes back."""
     ds.Manufacturer = MAKER
     ds.ManufacturerModelName = MAKER
     ds.DeviceSerialNumber = plain(material.node.node_id, 64)
     ds.SoftwareVersions = plain(material.node.version, 64)
-    ds.SOPClassUID = sop_class_uid
-    ds.SOPInstanceUID = result_uid(material, kind, sop_class_uid)
-    ds.InstanceNumber = _instance_number(material.image.dataset)
-    return ds
 
 
 def vouch(redacted: Redacted) -> None:

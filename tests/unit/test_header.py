@@ -142,9 +142,12 @@ def test_dropped_in_by_hand(tmp_path: Path) -> None:
     assert abs(found.received_at.timestamp() - path.stat().st_mtime) < 1
 
 
-@pytest.mark.parametrize(("given_", "expected"), [("ct", "CT"), ("C\r\nT", ""), ("X" * 17, ""), ("MR\\CT", "MR"), ("", "")])
-def test_modality_is_of_a_closed_alphabet(given_: str, expected: str) -> None:
-    """Modality is upper case CS, one value, or nothing: a peer's text gets no further."""
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [("ct", "CT"), ("C\r\nT", ""), ("X" * 17, ""), ("MR\\CT", "MR"), ("", ""), ("DOE JOHN", ""), ("DOE", "")],
+)
+def test_modality_is_of_a_closed_set(given_: str, expected: str) -> None:
+    """Modality is one defined term, or nothing: a peer's text gets no further."""
     ds = example()
     ds.add_new(0x00080060, "LO", given_)
     assert read(spooled(ds)).modality == expected

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from pydicom import config
 from pydicom.dataset import Dataset
 
 from dicomnode.errors import RedactionUncertain, StageFailed, Undecodable
@@ -137,11 +138,29 @@ def test_odd_number_of_bytes_is_padded():
     assert len(ds.PixelData) - ds.Rows * ds.Columns in (0, 1)
 
 
-def test_burned_in_annotation_is_denied_only_after_strict_redaction():
-    """NO stands there when all text was judged; when only known values were looked for, nothing is claimed."""
-    strict, header = (read(sc.build(material(marked_dx(), coded=shown(grey(), strict=s)))) for s in (True, False))
-    assert strict.BurnedInAnnotation == "NO"
-    assert "BurnedInAnnotation" not in header
+def test_nothing_is_claimed_about_burned_in_text():
+    """Detection finds horizontal text only, so no capture says that nothing is burned in."""
+    for strict in (True, False):
+        assert "BurnedInAnnotation" not in read(sc.build(material(marked_dx(), coded=shown(grey(), strict=strict))))
+
+
+@pytest.mark.parametrize("identity", ["kept", "removed"])
+def test_lossy_methods_are_those_of_the_standard(identity):
+    """What a peer writes as the method of compression does not get into the capture unless it is a defined term."""
+    stuff = material(marked_dx(), identity, picture=grey())
+    stuff.image.dataset.LossyImageCompression = "01"
+    for method, expected in (("DOE^JOHN", None), ("ISO_10918_1", "ISO_10918_1")):
+        with config.disable_value_validation():
+            stuff.image.dataset.LossyImageCompressionMethod = method
+        assert read(sc.build(stuff)).get("LossyImageCompressionMethod") == expected
+
+
+def test_numbers_outside_count():
+    """An instance number that is too large for a count, and may be a date of birth, does not leave."""
+    for identity, expected in (("kept", 19570823), ("removed", 1)):
+        stuff = material(marked_dx(), identity, picture=grey())
+        stuff.image.dataset.InstanceNumber = 19570823
+        assert expected == read(sc.build(stuff)).InstanceNumber
 
 
 def test_header_mode_does_not_leave():
