@@ -18,6 +18,7 @@ import unicodedata
 from datetime import datetime
 
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 
 from dicomnode.records import UNCERTAIN
 
@@ -82,7 +83,9 @@ def _chest(ds: Dataset) -> str:
 def _texts(ds: Dataset) -> list[str]:
     """Where a region may be named, the most specific first."""
     texts = [_text(ds, "BodyPartExamined")]
-    texts += [_text(item, "CodeMeaning") for item in ds.get("AnatomicRegionSequence") or []]
+    regions = ds.get("AnatomicRegionSequence")
+    # A sender may give it another value representation than that of a sequence.
+    texts += [_text(item, "CodeMeaning") for item in (regions if isinstance(regions, Sequence) else [])]
     texts += [_text(ds, k) for k in ("SeriesDescription", "ProtocolName", "StudyDescription")]
     return texts
 

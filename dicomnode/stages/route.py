@@ -6,7 +6,8 @@ all others the header decides (`body_part`). The first rule whose every conditio
 destinations.
 
 **Fails** `BadRule` at start when the last rule has a condition; `StageFailed` when the classifier answers something else than
-probabilities of `BODY_PARTS`. Pixels that cannot be decoded fail nothing here: the header decides, redaction will hold them.
+probabilities of `BODY_PARTS`. Pixels of which no picture can be made fail nothing here: the header decides, redaction will
+hold them.
 
 **Standard** PS3.3 C.8.11.1.1 (Presentation Intent Type), C.7.3.1 (Modality).
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from pydicom import config
 from pydicom.dataset import Dataset
 
-from dicomnode.errors import BadRule, StageFailed, Undecodable, UnsupportedTransferSyntax
+from dicomnode.errors import BadRule, Permanent, StageFailed
 from dicomnode.image import Image
 from dicomnode.records import BODY_PARTS, UNCERTAIN, Instance, Route
 from dicomnode.settings import Routes, Rule
@@ -84,7 +85,8 @@ class RouteStage:
             return {}
         try:
             frame = self._look(image)
-        except (Undecodable, UnsupportedTransferSyntax):
+        except Permanent:
+            # Not decodable, or no picture: values that are not finite.
             return {}
         answer = {str(part): float(probability) for part, probability in self._classify(frame).items()}
         if set(answer) - set(BODY_PARTS) or not answer:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pydicom import config
-from pydicom.dataset import Dataset
+from pydicom import config, dcmwrite
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileMetaDataset
 
 from dicomnode.errors import BadRule, StageFailed, Undecodable, UnsupportedTransferSyntax
+from dicomnode.image import Image
 from dicomnode.records import BODY_PARTS, Instance
 from dicomnode.settings import Routes, Rule
 from dicomnode.stages.body_part import age_years, from_header
+from dicomnode.stages.look import look
 from dicomnode.stages.route import RouteStage
 
 INSTANCE = Instance(
@@ -187,3 +191,25 @@ def test_age_units():
     ages = [age_years(header(PatientAge=age)) for age in ("365D", "052W", "012M", "001Y")]
     assert [round(age) for age in ages] == [1, 1, 1, 1]
     assert age_years(header()) is None
+
+
+def test_an_odd_element_does_not_keep_an_instance_from_its_route():
+    """A sequence stored as text names no region and raises nothing."""
+    ds = header(BodyPartExamined="")
+    ds.add(DataElement(0x00082218, "LO", "CHEST"))
+    assert from_header(ds) == "uncertain"
+
+
+def test_values_that_make_no_picture_leave_it_to_the_header():
+    """A frame of values that are not finite is no picture: the header decides."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.BodyPartExamined = "1.2.840.10008.5.1.4.1.1.30", "1.2.3", "ABDOMEN"
+    ds.Rows = ds.Columns = 8
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.BitsAllocated = 1, "MONOCHROME2", 32
+    ds.add(DataElement(0x7FE00008, "OF", np.full((8, 8), np.nan, np.float32).tobytes()))
+    stream = BytesIO()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    dcmwrite(stream, ds, enforce_file_format=True)
+    route = stage(look=look)(instance(), Image.open(stream))
+    assert (route.body_part, route.source) == ("abdomen", "header")
