@@ -64,7 +64,8 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     models = load_models(work)
     cards = {name: digest_of(model.card.model_dump_json()) for name, model in models.items()}
     infer = Infer(models)
-    redact = Redact(mode=work.redaction, lang=work.ocr_language)
+    # Redaction gives up well before the worker's deadline: its outputs are held then, and the report leaves.
+    redact = Redact(mode=work.redaction, lang=work.ocr_language, budget_s=work.deadline_s / 2)
 
     def find(image: Image, route: Route) -> Findings:
         return infer(look(image), route.model) if route.model and image.has_pixels else Findings()
@@ -72,8 +73,8 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     return Kit(
         route=build_router(settings.routes, models),
         infer=find,
-        redact=lambda image, _frames: redact(image),
-        waive=lambda image, _frames: redact.waive(image),
+        redact=redact,
+        waive=redact.waive,
         encode=Encode(),
         outputs=OUTPUTS,
         node=NodeFacts(node_id, settings.node.ae_title, key, __version__),
