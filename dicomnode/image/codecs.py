@@ -43,7 +43,7 @@ from pydicom.uid import (
 
 from dicomnode.errors import Undecodable, UnsupportedTransferSyntax
 from dicomnode.image.file import guard
-from dicomnode.image.frames import FRAME_MAX_BYTES, Spec
+from dicomnode.image.spec import FRAME_MAX_BYTES, Spec
 
 Array = NDArray[Any]
 

@@ -24,7 +24,7 @@ import numpy as np
 from dicomnode.errors import Undecodable, UnsupportedTransferSyntax
 from dicomnode.image import codecs
 from dicomnode.image.file import guard
-from dicomnode.image.frames import Spec
+from dicomnode.image.spec import Spec
 
 #: JPEG Baseline, Extended, and the retired Spectral Selection and Full Progression: what `rebuilt` takes.
 SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55))

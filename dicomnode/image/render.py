@@ -21,7 +21,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from dicomnode.errors import Undecodable
 from dicomnode.image.file import guard
-from dicomnode.image.frames import Spec, text
+from dicomnode.image.spec import Spec, text
 
 Array = NDArray[Any]
 Picture = NDArray[np.uint8]

@@ -23,7 +23,7 @@ from typing import Final
 from pydicom.dataset import Dataset
 
 from dicomnode.errors import StageFailed
-from dicomnode.image import Coded, Redacted
+from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import allowlist, part10, shell
 from dicomnode.outputs.material import Material, outside_uid, result_uid, series_uid, study_uid
 from dicomnode.records import Output
@@ -66,6 +66,7 @@ def _dataset(material: Material, coded: Coded) -> Dataset:
     redacted = coded.redacted
     key = material.node.key
     ds = allowlist.take(redacted.clean_dataset(), lambda uid: outside_uid(key, uid))
+    _describe(ds, material.image)
     ds.SOPClassUID = material.instance.sop_class_uid
     ds.SOPInstanceUID = result_uid(material, _KIND, material.instance.sop_class_uid)
     ds.StudyInstanceUID = study_uid(material)
@@ -78,6 +79,21 @@ def _dataset(material: Material, coded: Coded) -> Dataset:
     if redacted.touched:
         _derived(ds)
     return ds
+
+
+def _describe(ds: Dataset, image: Image) -> None:
+    """Put in what the pixels cannot do without, where the source has it in a form that does not leave."""
+    spec = image.spec
+    needed = {"Rows": spec.rows, "Columns": spec.columns, "SamplesPerPixel": spec.samples, "BitsAllocated": spec.bits_allocated}
+    if not spec.real:
+        needed |= {"BitsStored": spec.bits_stored, "HighBit": spec.high_bit, "PixelRepresentation": int(spec.signed)}
+    if spec.samples > 1:
+        needed["PlanarConfiguration"] = spec.planar
+    if spec.frames > 1:
+        needed["NumberOfFrames"] = spec.frames
+    for keyword, value in needed.items():
+        if keyword not in ds:
+            setattr(ds, keyword, value)
 
 
 def _say_what_was_done(ds: Dataset, redacted: Redacted) -> None:

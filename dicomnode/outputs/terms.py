@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dicomnode.header import MODALITIES
-from dicomnode.image.frames import PHOTOMETRIC
+from dicomnode.image.spec import PHOTOMETRIC
 
 #: Numbers of instances, series and acquisitions up to this are counts; larger ones may be identifiers.
 LARGEST_NUMBER = 99_999

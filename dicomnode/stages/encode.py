@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from dicomnode.errors import StageFailed, Undecodable
 from dicomnode.image import Coded, Redacted, codecs, jpeg
-from dicomnode.image.frames import Spec
+from dicomnode.image.spec import Spec
 
 _FLOATS = {32: "OF", 64: "OD"}
 
@@ -44,13 +44,14 @@ class Encode:
         """
         image = redacted.image
         described = image.spec
+        stored: dict[str, str | int] = {"PhotometricInterpretation": image.photometric}
         if redacted.seen is not None:
             # Some frames only, for a capture: it takes them from `redacted`, and no image can be made of the rest.
-            return _coded(redacted, str(ExplicitVRLittleEndian), image.photometric, {}, partial(_native, redacted))
+            return _coded(redacted, str(ExplicitVRLittleEndian), image.photometric, stored, partial(_native, redacted))
         if not described.encapsulated and not redacted.touched:
-            return _coded(redacted, image.transfer_syntax_uid, image.photometric, {}, partial(_native, redacted))
+            return _coded(redacted, image.transfer_syntax_uid, image.photometric, stored, partial(_native, redacted))
         if not redacted.touched and _can_be_rebuilt(redacted):
-            return _coded(redacted, image.transfer_syntax_uid, image.photometric, {}, partial(_rebuilt, redacted))
+            return _coded(redacted, image.transfer_syntax_uid, image.photometric, stored, partial(_rebuilt, redacted))
         photometric = image.decoded_photometric()
         attributes: dict[str, str | int] = {"PhotometricInterpretation": photometric}
         if described.samples > 1:

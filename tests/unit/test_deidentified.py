@@ -89,6 +89,20 @@ def test_it_is_known_when_it_comes_back() -> None:
     assert materials.material(data).instance.own_result
 
 
+def test_pixels_are_described_though_the_source_spells_oddly() -> None:
+    """What a reader of pixels needs is there, though the source had it in lower case or another value representation."""
+    source = pydicom.dcmread(BytesIO(materials.marked_dx()))
+    with config.disable_value_validation():
+        source.PhotometricInterpretation = "monochrome2"
+        del source.HighBit
+        source.add(DataElement(0x00280010, "IS", source.Rows))
+    stream = BytesIO()
+    source.save_as(stream)
+    ds = materials.read(deidentified.build(material(stream.getvalue())))
+    assert (ds.Rows, ds.HighBit, ds.PhotometricInterpretation) == (96, 11, "MONOCHROME2")
+    np.testing.assert_array_equal(source.pixel_array, ds.pixel_array)
+
+
 def test_header_mode_does_not_vouch_for_pixels() -> None:
     """Pixels redacted in header mode are held; those that a person released leave, without a claim about text."""
     with pytest.raises(RedactionUncertain):

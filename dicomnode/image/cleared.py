@@ -1,0 +1,133 @@
+"""What of an image may leave: its frames without what identifies a person (`Redacted`), and these in bytes (`Coded`).
+
+**Way** `Redacted` blanks regions when a frame is asked for, and gives no frame that was not looked at. `Coded` says in which
+syntax its frames are written and makes them one after the other.
+
+**Fails** `StageFailed` for a frame that was not looked at; what `Image` raises.
+
+**Standard** PS3.15 E.3.1 (Clean Pixel Data Option, which is not claimed), PS3.3 C.7.6.3.
+
+**Limits** What was not found by detection may still stand in the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from dicomnode.errors import StageFailed
+from dicomnode.image.file import guard
+from dicomnode.image.received import Image
+from dicomnode.records import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """An image whose pixels may leave: blanked where they identify a person, every other value as it was.
+
+    Born in `stages/redact` and nowhere else. What was not found by detection may still stand in the pixels.
+    """
+
+    image: Image = field(repr=False)
+    regions: tuple[Region, ...]
+    #: How it was redacted, in words for De-identification Method (0012,0063); VR LO.
+    method: str
+    #: Stored value that shows as black, one for each sample.
+    black: tuple[float, ...] = field(repr=False)
+    #: Overlay groups (60xx) that must not leave.
+    overlays: tuple[int, ...] = ()
+    #: True when detection ran and unknown text counted as identifying.
+    strict: bool = False
+    #: True when a person has looked at the pixels and vouches for what redaction is not sure of.
+    released: bool = False
+    #: The frames that were looked at, None for all; no other can be had from here.
+    seen: frozenset[int] | None = None
+
+    def need(self, index: int) -> None:
+        """Raise `StageFailed` for a frame that was not looked at."""
+        if self.seen is not None and index not in self.seen:
+            raise StageFailed("a frame is asked for that redaction has not looked at")
+
+    def regions_of(self, index: int) -> tuple[Region, ...]:
+        """Rectangles of one frame that are blanked in its pixels; those of overlay planes are not."""
+        return tuple(region for region in self.regions if region.frame == index and region.reason != "overlay")
+
+    @property
+    def touched(self) -> bool:
+        """True when any frame is blanked anywhere."""
+        return any(region.reason != "overlay" for region in self.regions)
+
+    def frame(self, index: int) -> NDArray[Any]:
+        """Decode frame ``index`` and blank its regions; shapes, types and errors as of `Image.frame`, and as `need`."""
+        self.need(index)
+        array = self.image.frame(index)
+        regions = self.regions_of(index)
+        if not regions:
+            return array
+        array = array.copy()
+        for r in regions:
+            array[r.y : r.y + r.h, r.x : r.x + r.w] = self.black if array.ndim == 3 else self.black[0]
+        return array
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """Render frame ``index`` for display, as `Image.picture` does, its regions black; raises as `need` does."""
+        self.need(index)
+        picture = self.image.picture(index).copy()
+        for r in self.regions_of(index):
+            picture[r.y : r.y + r.h, r.x : r.x + r.w] = 0
+        return picture
+
+    def clean_dataset(self) -> Dataset:
+        """Copy the header without the icon and without the overlays that hold text."""
+        clean = Dataset()
+        dropped = {0x00880200, *(tag for tag in map(int, self.image.dataset.keys()) if tag >> 16 in self.overlays)}
+        for tag in self.image.dataset.keys():  # noqa: SIM118 - a Dataset iterates over elements
+            if int(tag) not in dropped:
+                clean[tag] = self.image.dataset.get_item(tag)
+        with guard("nested icons cannot be removed"):
+            _drop_icons(clean)
+        return clean
+
+
+def _drop_icons(dataset: Dataset) -> None:
+    """Remove icons below the top level too; items are copied, the source keeps its own."""
+    for tag in list(dataset.keys()):
+        if dataset[tag].VR != "SQ":
+            continue
+        if any("IconImageSequence" in item for item in dataset[tag].value):
+            items = [Dataset(dict(item.items())) for item in dataset[tag].value]
+            for item in items:
+                item.pop("IconImageSequence", None)
+                _drop_icons(item)
+            dataset.add_new(tag, "SQ", items)
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Redacted frames in the form in which they are written."""
+
+    redacted: Redacted
+    transfer_syntax_uid: str
+    #: Photometric Interpretation (0028,0004) of what `frames` gives.
+    photometric: str
+    is_encapsulated: bool
+    #: Value representation of the pixel data: OB, OW, OF or OD.
+    vr: str
+    #: Elements of the Image Pixel Module that the coded frames need, by keyword; they replace those of the source.
+    attributes: Mapping[str, str | int]
+    make: Callable[[], Iterator[bytes]] = field(repr=False)
+
+    def frames(self) -> Iterator[bytes]:
+        """Give the frames one after the other: code streams, or native pieces that make Pixel Data when joined.
+
+        Raises
+        ------
+        Undecodable, StageFailed
+            While it runs: a frame does not decode, or what was encoded does not decode to the same values.
+        """
+        return self.make()
