@@ -335,12 +335,11 @@ class Spool:
 
     def strangers(self) -> tuple[str, ...]:
         """Name what is in the spool's folders and cannot be ours; such files are left alone."""
-        known = {kept.location for kept in (*self.incoming(), *self.quarantined(), *self.results())}
         found = []
         for folder in FOLDERS[1:]:
             for path in sorted((self.root / folder).rglob("*")):
                 name = path.relative_to(self.root).as_posix()
-                if name not in known and not (folder == "incoming" and path.is_dir() and _HOUR.fullmatch(path.name)):
+                if _LOCATION.fullmatch(name) is None and not (folder == "incoming" and path.is_dir() and _HOUR.fullmatch(path.name)):
                     found.append(name)
         return tuple(found)
 

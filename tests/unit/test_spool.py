@@ -337,6 +337,15 @@ def test_listing_gives_ours_only_and_names_strangers(spool: Spool) -> None:
     assert spool.strangers() == ("incoming/2026030112/x.dcm", "incoming/note.txt")
 
 
+def test_what_comes_while_strangers_are_looked_for_is_none(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running node commits all the time; its files are known by their names, not by a list that was made before."""
+    for name in ("incoming", "quarantined", "results"):
+        monkeypatch.setattr(spool, name, lambda: iter(()))
+    spool.commit(received(spool), ID)
+    spool.put(UID, content(b"x"))
+    assert spool.strangers() == ()
+
+
 # -- leftovers
 def test_sweep_takes_what_the_dead_left_and_leaves_what_the_living_write(spool: Spool) -> None:
     """A leftover of a dead process goes at once, a reception in progress stays."""
