@@ -339,7 +339,8 @@ class Spool:
         for folder in FOLDERS[1:]:
             for path in sorted((self.root / folder).rglob("*")):
                 name = path.relative_to(self.root).as_posix()
-                if _LOCATION.fullmatch(name) is None and not (folder == "incoming" and path.is_dir() and _HOUR.fullmatch(path.name)):
+                hour = folder == "incoming" and path.is_dir() and _HOUR.fullmatch(path.name)
+                if not hour and _LOCATION.fullmatch(name) is None:
                     found.append(name)
         return tuple(found)
 
