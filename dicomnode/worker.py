@@ -122,8 +122,7 @@ class Worker:
         instance_id = claim.instance.instance_id
         with _deadline(instance_id, self._settings.work.deadline_s):
             try:
-                self._work(claim)
-                self.defects = 0
+                self.defects = 0 if self._work(claim) else self.defects + 1
             except Transient as error:
                 self._stray = True
                 log.warning("store_failed", instance_id=instance_id, reason=error.code)
@@ -136,7 +135,8 @@ class Worker:
                     self._stray = True
         return True
 
-    def _work(self, claim: Claim) -> None:
+    def _work(self, claim: Claim) -> bool:
+        """Take one instance through; False when a stage failed, for then this process itself may be broken."""
         started = time.perf_counter()
         instance_id = claim.instance.instance_id
         try:
@@ -145,13 +145,13 @@ class Worker:
                 differs, digest = (None, "") if claim.accepted or claim.generation else self._compare(claim, source)
                 if differs in (PixelsDiffer, ContentDiffers):
                     self._hold(claim, differs, digest)
-                    return
+                    return True
                 only = claim.only if differs is None else _ORIGINALS
                 order = Order(claim.generation, claim.waived, claim.predecessors, only)
                 result = process(claim.instance, source, self._kit, order)
                 if differs is not None and not result.outputs and not result.held:
                     self._duplicate(claim, digest)
-                    return
+                    return True
                 outputs, held = self._put(instance_id, result)
             note = differs.code if differs is not None else ""
             self._queue.finish(claim, self._owner, _summary(result), outputs, held, datetime.now(UTC), note)
@@ -164,8 +164,11 @@ class Worker:
             log.error(
                 "instance_quarantined", instance_id=instance_id, attempt=claim.attempt, reason=error.code, actor=error.actor
             )
+            return not isinstance(error, StageFailed)
         else:
             _tell(claim, result, held, note, round((time.perf_counter() - started) * 1000, 1))
+            return all(one.reason != StageFailed.code for one in held)
+        return True
 
     def _compare(self, claim: Claim, source: BinaryIO) -> tuple[type[DicomNodeError] | None, str]:
         """Say how this instance differs from those that came before it under its UID, None when it is the first; and the
@@ -214,8 +217,13 @@ class Worker:
         for output in result.outputs:
             try:
                 location = self._spool.put(_name(output, instance_id), output.write)
-            except Permanent as error:
-                held.append(Held(output.kind, output.destinations, error.code))
+            except Transient:
+                raise
+            except Exception as error:  # an output that breaks while it is written is held, the others leave
+                if not isinstance(error, Permanent):
+                    log.error("defect", instance_id=instance_id, kind=output.kind, exc_info=True)
+                code = error.code if isinstance(error, Permanent) else StageFailed.code
+                held.append(Held(output.kind, output.destinations, code))
                 continue
             outputs.append(
                 NewOutput(

@@ -291,6 +291,7 @@ def test_a_failing_stage_quarantines_without_its_text(desk: Desk, lines: Callabl
     assert desk.state(one) == ("quarantine", "stage_failed")
     assert [line["stage"] for line in lines() if line["event"] == "defect"] == ["route"]
     assert "Zzmarker" not in json.dumps(lines()) + json.dumps(desk.row(one), default=str)
+    assert desk.worker.defects == 1
 
 
 def test_a_defect_quarantines_and_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +301,7 @@ def test_a_defect_quarantines_and_counts(desk: Desk, monkeypatch: pytest.MonkeyP
         raise ZeroDivisionError(fakes.MARK)
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.spool, "put", broken)
+        patch.setattr(desk.worker, "_put", broken)
         ones = [desk.receive(fresh(number)) for number in range(3)]
         for count in (1, 2, 3):
             assert desk.worker.step()
@@ -312,17 +313,19 @@ def test_a_defect_quarantines_and_counts(desk: Desk, monkeypatch: pytest.MonkeyP
     assert desk.worker.defects == 0
 
 
-def test_an_output_that_cannot_be_written_is_held_alone(desk: Desk) -> None:
-    """Pixels that fail while they are written hold their output; the report leaves."""
+@pytest.mark.parametrize("error", [StageFailed("x"), KeyError(fakes.MARK)], ids=["foreseen", "not foreseen"])
+def test_an_output_that_cannot_be_written_is_held_alone(desk: Desk, error: Exception) -> None:
+    """What fails while an output is written holds that output; the report leaves, and the defect is counted."""
 
     def late(material: Any) -> Any:
-        return dataclasses.replace(OUTPUTS["sc"](material), write=fakes.raising(StageFailed("x")))
+        return dataclasses.replace(OUTPUTS["sc"](material), write=fakes.raising(error))
 
     desk.change(outputs={**OUTPUTS, "sc": late})
     one = desk.receive(marked_dx())
     desk.worker.step()
     assert desk.state(one)[0] == "done"
     assert desk.deliveries(one) == [("sr", "ready", ""), ("sc", "hold", "stage_failed")]
+    assert desk.worker.defects == 1
     assert len(desk.results()) == 1
     assert list((desk.spool.root / "tmp").iterdir()) == []
 
