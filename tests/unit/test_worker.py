@@ -565,7 +565,7 @@ def test_a_defect_that_the_queue_cannot_note_is_let_go_too(desk: Desk, monkeypat
     """Quarantine that fails must not leave the row with a process that forgot it."""
     one = desk.receive(marked_dx())
     with monkeypatch.context() as patch:
-        patch.setattr(desk.spool, "put", fakes.raising(ZeroDivisionError()))
+        patch.setattr(desk.worker, "_put", fakes.raising(ZeroDivisionError()))
         patch.setattr(desk.queue, "quarantine", unavailable)
         desk.worker.step()
     assert desk.state(one)[0] == "active"
@@ -728,7 +728,7 @@ def test_too_many_defects_in_a_row_end_the_process(
     """After 13 the process itself is suspect: it ends with 70, and the rest of the queue is left for a fresh one."""
     desk, stop = process(fakes.kit(fakes.route(("sr",))))
     ones = [desk.receive(fresh(number)) for number in range(MAX_DEFECTS + 2)]
-    monkeypatch.setattr(Spool, "put", fakes.raising(ZeroDivisionError()))
+    monkeypatch.setattr(Worker, "_put", fakes.raising(ZeroDivisionError()))
     assert run_worker(desk.settings, stop) == EXIT_DEFECT == 70
     assert [desk.state(one)[0] for one in ones] == ["quarantine"] * 13 + ["waiting"] * 2
     desk.queue.close()
