@@ -120,7 +120,8 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     # An object that is an image by its class, and has none, was cut off: a person must know.
     cut = not image.has_pixels and "Image Storage" in UID(instance.sop_class_uid).name
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
-    findings, trouble = _infer(image, route, kit, watch) if wanted else (Findings(), None)
+    reported = any(kind != "original" for kind, *_ in wanted)
+    findings, trouble = _infer(image, route, kit, watch) if reported else (Findings(), None)
     held: list[Held] = []
     if cut:
         trouble = Undecodable("an instance of an image class has no pixel data")
