@@ -18,6 +18,7 @@ EVENTS: Mapping[str, str] = {
     "child_started": "The supervisor started a process of this role.",
     "child_exited": "A process of this role ended; the supervisor starts it again. Administrator, when it repeats.",
     "acceptor_started": "The acceptor listens.",
+    "acceptor_failed": "The acceptor cannot have its port, or take a connection; it is tried again. Administrator.",
     "acceptor_stopped": "The acceptor has ended its associations and stopped.",
     "worker_started": "A worker has its models and claims instances.",
     "worker_stopped": "A worker has ended its instance and stopped.",

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
-from dicomnode.errors import QueueDamaged, QueueUnavailable  # noqa: F401 - who asks a queue finds here what it raises
 from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
 
 InstanceState = Literal["waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped"]

@@ -1,8 +1,9 @@
 """Who may come in: the decision on an association request, as values.
 
-**Way** `Door.judge` is asked before the association is accepted and gives None or the A-ASSOCIATE-RJ with a word for the log.
-The called AE title is looked at first, then the calling one, then the address, then room. `Door.leave` ends what `judge`
-admitted.
+**Way** `Door.knock` is asked of every connection, before a thread or a buffer is spent on it: few may wait for judgement.
+`Door.judge` is asked before the association is accepted and gives None or the A-ASSOCIATE-RJ with a word for the log. The
+called AE title is looked at first, then the calling one, then the address, then room. `Door.leave` ends what `judge`
+admitted, `Door.let_go` what `knock` did.
 
 **Standard** PS3.8 Table 9-21 (result, source, reason).
 
@@ -18,6 +19,10 @@ from dataclasses import dataclass
 
 from dicomnode import dimse
 from dicomnode.settings import Settings
+
+#: Connections that wait for judgement: this many for each association that may be open, but never fewer than `_FEWEST`.
+_WAITING_PER_ASSOCIATION = 2
+_FEWEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +40,32 @@ class Door:
         self._settings = settings
         self._free_bytes = free_bytes
         self._inside: set[str] = set()
+        #: Connections not admitted, each with whom it counts for.
+        self._waiting: dict[object, str] = {}
+        self._room = max(_FEWEST, _WAITING_PER_ASSOCIATION * settings.scp.max_associations)
         self._lock = threading.Lock()
         #: Set when the acceptor drains: nobody comes in any more.
         self.closed = False
+
+    def knock(self, connection: object, address: str) -> bool:
+        """Say whether a connection may ask to come in; who may is waiting until `let_go`.
+
+        One address has at most half of the room; so have all addresses together that no peer calls from.
+        """
+        known = self._settings.node.open or any(
+            _within(address, network) for peer in self._settings.peers.values() for network in peer.calls_from
+        )
+        who = address if known else ""
+        with self._lock:
+            full = len(self._waiting) >= self._room or list(self._waiting.values()).count(who) >= self._room // 2
+            if not full:
+                self._waiting[connection] = who
+            return not full
+
+    def let_go(self, connection: object) -> None:
+        """A connection was admitted or has ended; naming it again does nothing."""
+        with self._lock:
+            self._waiting.pop(connection, None)
 
     def judge(self, association_id: str, calling_ae: str, called_ae: str, address: str) -> Rejection | None:
         """Admit an association (None) or say why not."""

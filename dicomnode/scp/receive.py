@@ -3,15 +3,15 @@
 **Way** `StoreDimse` takes the place of an association's DIMSE provider. It puts the fragments of a command together, and
 writes the fragments of a C-STORE data set into `Incoming` as they come, behind our file meta; no instance is ever whole in
 memory. The C-STORE handler fetches the file by `StoreDimse.take`. What nobody fetched is deleted by `discard_all`.
-`Wire` is the socket: it reads into one buffer, refuses PDUs longer than agreed, and acknowledges at once.
+Asynchronous operations are not negotiated: while `UNANSWERED_MAX` requests wait for their answers nothing more is read, so
+that a peer which does not wait is slowed, not lost.
 
 **Fails** A disk that is full while receiving is remembered in `Incoming.failure`; the rest of the data set is passed over, so
 that the peer gets its answer. A message that makes no sense aborts the association (PS3.8 9.2, event 19).
 
 **Standard** PS3.7 section 6.3.1 and Annex E, PS3.8 Annex E.2 (message control header).
 
-**Limits** Written against pynetdicom 3.0.4, which pyproject.toml pins. A peer that stalls inside a PDU is cut off after the
-DIMSE timeout, one that stalls between PDUs after the network timeout.
+**Limits** Written against pynetdicom 3.0.4, which pyproject.toml pins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -31,7 +30,6 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import _MESSAGE_TYPES, C_STORE_RQ, DIMSEMessage
 from pynetdicom.dimse_primitives import C_CANCEL
 from pynetdicom.dsutils import decode
-from pynetdicom.transport import AssociationSocket
 
 from dicomnode.errors import OutOfResources, Refused
 from dicomnode.log import get_logger
@@ -40,8 +38,10 @@ log = get_logger("accept")
 
 _NO_DATA_SET = 0x0101
 _COMMAND_MAX_BYTES = 64 << 10
-#: Of a PDU that is no P-DATA-TF: an A-ASSOCIATE-RQ with 128 contexts and every transfer syntax stays well below.
-_ASSOCIATE_MAX_BYTES = 1 << 20
+#: Whole requests of one association that wait for their answer before its socket is read again.
+UNANSWERED_MAX = 4
+#: So many can only come in one PDU: the association is aborted.
+_UNANSWERED_ABORT = 16
 
 
 class Incoming:
@@ -77,14 +77,18 @@ class Incoming:
         self.failure = self.failure or failure
         self.discard()
 
-    def finish(self) -> None:
-        """End the file, ready for commit; raises what went wrong on the way."""
+    def close(self) -> None:
+        """End the file; never raises, see ``failure``."""
         file, self._file = self._file, None
         if file is not None:
             try:
                 file.close()
             except OSError as error:
                 self._fail(error)
+
+    def finish(self) -> None:
+        """End the file, ready for commit; raises what went wrong on the way."""
+        self.close()
         if self.failure is not None:
             raise self.failure
 
@@ -126,6 +130,11 @@ class StoreDimse(DIMSEServiceProvider):
             if not fine:
                 self.dul.event_queue.put("Evt19")
                 return
+
+    @property
+    def full(self) -> bool:
+        """True while the peer has to wait for answers before more of it is read."""
+        return self.msg_queue.qsize() >= UNANSWERED_MAX
 
     def take(self, request: Any) -> Incoming | None:
         """Give the file of a C-STORE request to its handler, once."""
@@ -203,8 +212,12 @@ class StoreDimse(DIMSEServiceProvider):
             return False
         if not primitive.is_valid_request and not isinstance(primitive, C_CANCEL):
             return False
+        if self.msg_queue.qsize() >= _UNANSWERED_ABORT:
+            return False
         with self._lock:
             incoming, self._current = self._current, None
+            if incoming is not None:
+                incoming.close()
             if incoming is not None and not self._ended:
                 self._ready[id(primitive)] = (primitive, incoming)
         if incoming is not None and self._ended:
@@ -212,41 +225,6 @@ class StoreDimse(DIMSEServiceProvider):
         if not isinstance(primitive, C_CANCEL):
             self.msg_queue.put((message.context_id, primitive))
         return True
-
-
-class Wire(AssociationSocket):
-    """The socket of an association."""
-
-    def __init__(self, assoc: Any, client_socket: socket.socket, *, max_pdu_bytes: int, timeout_s: float) -> None:
-        client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client_socket.settimeout(timeout_s)
-        super().__init__(assoc, client_socket=client_socket)
-        self._longest = max(max_pdu_bytes + 6, _ASSOCIATE_MAX_BYTES)
-
-    def _shutdown_socket(self) -> None:
-        """Shut down and close, in any case: pynetdicom leaves a socket open whose peer was faster."""
-        sock = self.socket
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
-
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read exactly ``nr_bytes``, fewer when the peer closed; `OSError` for a PDU beyond what was agreed."""
-        if nr_bytes > self._longest:
-            raise OSError("a PDU is longer than agreed")
-        sock, data, have = self.socket, bytearray(nr_bytes), 0
-        if sock is None:
-            raise OSError("the socket is closed")
-        view = memoryview(data)
-        # A sender with Nagle's algorithm waits for our acknowledgement before its next small segment.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        while have < nr_bytes:
-            count = sock.recv_into(view[have:])
-            if not count:
-                break
-            have += count
-        return bytearray(view[:have]) if have < nr_bytes else data
 
 
 def is_uid(text: str) -> bool:

@@ -35,12 +35,14 @@ log = get_logger("accept")
 class Session:
     """The node's side of one association; methods are called by the association's own threads."""
 
-    def __init__(self, settings: Settings, spool: Spool, door: Door, address: str, local: tuple[str, int]) -> None:
+    def __init__(self, settings: Settings, spool: Spool, door: Door, connection: Any, local: tuple[str, int]) -> None:
         self.association_id = f"a-{secrets.token_hex(6)}"
         self._settings = settings
         self._spool = spool
         self._door = door
-        self._address = address
+        #: What the door knows this connection by.
+        self._connection, peer = connection
+        self._address = str(peer[0])
         self._local = local
         self._calling_ae = self._called_ae = ""
         self._asked = self._accepted = False
@@ -70,6 +72,7 @@ class Session:
             assoc.acse.send_reject(*rejection.code)
             assoc.kill()
             return
+        self._door.let_go(self._connection)
         assoc.acceptor.supported_contexts = supported(request.presentation_context_definition_list)
 
     def accepted(self, event: Any) -> None:
@@ -152,6 +155,7 @@ class Session:
             self._closed = True
         left = assoc.dimse.discard_all()
         self._door.leave(self.association_id)
+        self._door.let_go(self._connection)
         if not self._accepted:
             return
         counts = {"received": self._received, "refused": self._refused}

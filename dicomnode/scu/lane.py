@@ -241,7 +241,9 @@ class Lane:
         if verdict.outcome == "delivered":
             self._told.pop(delivery.delivery_id, None)
             wait_ms = round((now - delivery.created_at).total_seconds() * 1000 - facts.get("send_ms", 0), 1)
-            log.info("delivery_done", **facts, wait_ms=wait_ms)
+            # A result's UID is derived from its content; an original's is not: the archive may have another version of it.
+            doubtful = delivery.kind == "original" and verdict.status == dimse.DUPLICATE_SOP_INSTANCE
+            (log.warning if doubtful else log.info)("delivery_done", **facts, wait_ms=wait_ms)
         elif verdict.outcome == "refused":
             self._told.pop(delivery.delivery_id, None)
             log.error("delivery_held", **facts, reason=verdict.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -18,10 +19,11 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicomnode import contexts, dimse, log
-from dicomnode.errors import BadSetting
+from dicomnode.errors import CannotListen
 from dicomnode.header import data_set_start, header
 from dicomnode.scp import run_acceptor
 from dicomnode.scp.door import Door
@@ -528,13 +530,72 @@ def test_leftovers_of_a_dead_process_go_at_start(tmp_path: Path) -> None:
 
 
 def test_port_in_use(tmp_path: Path) -> None:
-    """A port that is taken ends the start with an error that names it."""
+    """A port that is taken is no fault of the configuration: the error names it, and the supervisor tries again."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(BadSetting, match=f"127.0.0.1:{port}"):
+        with pytest.raises(CannotListen, match=f"127.0.0.1:{port}"):
             run_acceptor(settings(tmp_path, port=port), threading.Event())
+
+
+# -- peers that ask for too much
+def test_silent_connections_are_few_and_shut_nobody_out(tmp_path: Path) -> None:
+    """Connections that say nothing, or claim a long PDU, cost a bounded number of threads; a known peer still comes in."""
+    peers = {"modality": Peer(ae_title="MODALITY", calls_from=("127.0.0.1",))}
+    config = settings(tmp_path, peers=peers)
+    config = config.model_copy(update={"scp": config.scp.model_copy(update={"max_associations": 10, "acse_timeout_s": 1.0})})
+    with acceptor(config) as node:
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(60)]
+        try:
+            for one in silent:
+                with contextlib.suppress(OSError):
+                    one.sendall(b"\x01\x00" + (200_000).to_bytes(4, "big"))
+            time.sleep(0.5)
+            # Half of the room of 20 is one address's, two threads a connection.
+            assert threading.active_count() - before <= 2 * 10 + 2
+            # The handshake ends after a second, however the bytes come.
+            wait_for(lambda: threading.active_count() <= before, 15, "the silent ones are gone")
+        finally:
+            for one in silent:
+                one.close()
+        assert call(STORESCU, node, CT).returncode == 0
+
+
+def test_a_handshake_byte_by_byte_ends_in_time(tmp_path: Path) -> None:
+    """A peer that sends a byte now and then does not keep its connection beyond the time for the whole request."""
+    config = settings(tmp_path)
+    config = config.model_copy(update={"scp": config.scp.model_copy(update={"acse_timeout_s": 1.0})})
+    with acceptor(config) as node, socket.create_connection(("127.0.0.1", node.port)) as slow:
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            slow.sendall(b"\x01\x00" + (500).to_bytes(4, "big"))
+            while time.monotonic() - started < 10:
+                slow.sendall(b"\x00")
+                time.sleep(0.1)
+        assert time.monotonic() - started < 5
+
+
+def test_a_sender_that_does_not_wait_is_slowed(node: Node) -> None:
+    """Asynchronous operations are not negotiated: of requests without end few files are open, and none is lost."""
+    assoc = associate(node)
+    context_id = assoc.accepted_contexts[0].context_id
+    raw, descriptors = data_set(CT), Path("/proc/self/fd")
+    before = peak = len(list(descriptors.iterdir()))
+    for number in range(1, 101):
+        request = C_STORE()
+        request.MessageID, request.Priority = number, 2
+        request.AffectedSOPClassUID = CT_CLASS
+        request.AffectedSOPInstanceUID = str(pydicom.dcmread(CT, stop_before_pixels=True).SOPInstanceUID)
+        request.DataSet = io.BytesIO(raw)
+        assoc.dimse.send_msg(request, context_id)
+        peak = max(peak, len(list(descriptors.iterdir())))
+    wait_for(lambda: len(node.kept()) == 100, 30, "every request is answered")
+    assert peak - before < 20
+    assoc.abort()
+    node.quiet()
+    assert node.leftovers() == []
 
 
 def test_log_of_an_instance(node: Node) -> None:

@@ -17,8 +17,8 @@ import pydicom
 import pytest
 
 from dicomnode import contexts, dimse, log
-from dicomnode.errors import AssociationRejected, AssociationRejectedTransient, PeerUnavailable
-from dicomnode.queue import NewOutput, QueueUnavailable, Summary
+from dicomnode.errors import AssociationRejected, AssociationRejectedTransient, PeerUnavailable, QueueUnavailable
+from dicomnode.queue import NewOutput, Summary
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, Verdict
@@ -158,15 +158,15 @@ def test_one_destination_does_not_wait_for_another(tmp_path: Path) -> None:
     ("status", "state", "reason"),
     [
         (dimse.SUCCESS, "delivered", ""),
-        (dimse.COERCION, "delivered", ""),
-        (dimse.WARNING_MISMATCH, "delivered", ""),
+        (0xB000, "delivered", ""),
+        (0xB007, "delivered", ""),
         (dimse.DUPLICATE_SOP_INSTANCE, "delivered", ""),
         (dimse.OUT_OF_RESOURCES, "deferred", "peer_out_of_resources"),
         (dimse.RESOURCE_LIMITATION, "deferred", "peer_out_of_resources"),
         (dimse.DATASET_MISMATCH, "hold", "refused_by_peer"),
         (dimse.CANNOT_UNDERSTAND, "hold", "refused_by_peer"),
-        (dimse.SOP_CLASS_NOT_SUPPORTED, "hold", "refused_by_peer"),
-        (dimse.INVALID_SOP_INSTANCE, "hold", "refused_by_peer"),
+        (0x0122, "hold", "refused_by_peer"),
+        (0x0117, "hold", "refused_by_peer"),
     ],
 )
 def test_status(tmp_path: Path, status: int, state: str, reason: str) -> None:
