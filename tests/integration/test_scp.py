@@ -563,6 +563,18 @@ def test_silent_connections_are_few_and_shut_nobody_out(tmp_path: Path) -> None:
         assert call(STORESCU, node, CT).returncode == 0
 
 
+def test_connect_and_close_leaves_nothing(node: Node) -> None:
+    """Health checks of a load balancer, hundreds of them, leave no thread and no descriptor behind."""
+    descriptors = Path("/proc/self/fd")
+    before = threading.active_count(), len(list(descriptors.iterdir()))
+    for _ in range(200):
+        socket.create_connection(("127.0.0.1", node.port)).close()
+    wait_for(
+        lambda: threading.active_count() <= before[0] and len(list(descriptors.iterdir())) <= before[1], 30, "all is let go",
+    )
+    assert call(STORESCU, node, CT).returncode == 0
+
+
 def test_a_handshake_byte_by_byte_ends_in_time(tmp_path: Path) -> None:
     """A peer that sends a byte now and then does not keep its connection beyond the time for the whole request."""
     config = settings(tmp_path)
