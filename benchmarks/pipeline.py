@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -27,9 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.acceptance.harness import Node, wait_for
-from tests.acceptance.peers import storescp
+from tests.acceptance.harness import Node
 from tests.acceptance.samples import radiograph, write
+from tests.peers import NO_DELAY, STORESCU, storescp, wait_for
 
 
 def measure(size: int, instances: int) -> dict[str, Any]:
@@ -40,8 +39,8 @@ def measure(size: int, instances: int) -> dict[str, Any]:
         with node.running():
             wait_for(lambda: node.events("worker_started"), 60, "the worker is up")
             started = time.perf_counter()
-            line = ["/usr/bin/storescu", "-aec", "DICOMNODE", "127.0.0.1", str(node.port), *map(str, paths)]
-            subprocess.run(line, check=True, env={**os.environ, "TCP_NODELAY": "1"})
+            line = [STORESCU, "-aec", "DICOMNODE", "127.0.0.1", str(node.port), *map(str, paths)]
+            subprocess.run(line, check=True, env=NO_DELAY)
             received = time.perf_counter() - started
             wait_for(lambda: len(list(archive.folder.iterdir())) >= 2 * instances, 3600, "all delivered", 0.02)
             delivered = time.perf_counter() - started

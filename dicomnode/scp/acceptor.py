@@ -41,7 +41,7 @@ from dicomnode.roles import Stop
 from dicomnode.scp.door import Door
 from dicomnode.scp.receive import StoreDimse
 from dicomnode.scp.session import Session
-from dicomnode.scp.wire import Wire
+from dicomnode.scp.wire import Machine, Wire
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
@@ -162,6 +162,7 @@ class StoreAssociation(Association):
         super().__init__(ae, MODE_ACCEPTOR)
         self.session = session
         self.dimse = StoreDimse(self, session.open)
+        self.dul.state_machine = Machine(self.dul)
 
     def run(self) -> None:
         """Run until released, aborted or broken."""

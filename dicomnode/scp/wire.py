@@ -1,7 +1,8 @@
 """The socket of an accepted association: what a peer sends costs no more memory and time than is agreed.
 
 **Way** `Wire.recv` reads into a buffer that grows with the bytes that came, never to a length that was only claimed, and
-acknowledges at once. `Wire.ready` is False while `StoreDimse` has enough unanswered requests.
+acknowledges at once. `Wire.ready` is False while `StoreDimse` has enough unanswered requests. `Machine` drops what we would
+still say to a peer that was cut off meanwhile, of which pynetdicom's own ends its thread with an error.
 
 **Fails** A PDU longer than agreed, or not whole in time, is an `OSError`; pynetdicom takes that for a closed connection.
 
@@ -15,10 +16,12 @@ off after the network timeout.
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import time
 from typing import Any, cast
 
+from pynetdicom.fsm import TRANSITION_TABLE, StateMachine
 from pynetdicom.transport import AssociationSocket
 
 from dicomnode.scp.receive import StoreDimse
@@ -29,6 +32,9 @@ _FIRST_BUFFER_BYTES = 16 << 10
 _HEADER_BYTES = 6
 #: States of pynetdicom's machine in which the peer has not been let in, or has been told to go (PS3.8 9.2).
 _OUTSIDE = frozenset({"Sta1", "Sta2", "Sta3", "Sta13"})
+
+#: Events of primitives that wait in the queue to the peer: association and release responses, P-DATA, abort.
+_OURS = frozenset({"Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
 
 
 class Wire(AssociationSocket):
@@ -86,6 +92,19 @@ class Wire(AssociationSocket):
             sock.settimeout(self._timeout_s)
         self._in_body = not self._in_body and len(data) == _HEADER_BYTES
         return data
+
+
+class Machine(StateMachine):
+    """The state machine of an accepted association."""
+
+    def do_action(self, event: str) -> None:
+        """Act on an event; a primitive of ours that comes too late for the state is dropped."""
+        if event in _OURS and (event, self.current_state) not in TRANSITION_TABLE:
+            # pynetdicom tells of the same primitive twice when another event came between: it is gone then.
+            with contextlib.suppress(queue.Empty):
+                self.dul.to_provider_queue.get(block=False)
+            return
+        super().do_action(event)
 
 
 def _read(sock: socket.socket, nr_bytes: int, deadline: float) -> bytearray:

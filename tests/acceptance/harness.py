@@ -6,41 +6,17 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.peers import free_port, listens, wait_for
 
 #: Keys of the log that a failed test shows.
 _TOLD = ("timestamp", "process", "event", "instance_id", "reason", "state", "error_type", "exit_code", "traceback")
 DICOMNODE = [sys.executable, "-m", "dicomnode"]
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(claim: Callable[[], Any], timeout_s: float, what: str | Callable[[], str], tick_s: float = 0.1) -> Any:
-    """Poll until ``claim`` gives something true; fail with ``what`` otherwise."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if answer := claim():
-            return answer
-        time.sleep(tick_s)
-    raise AssertionError(f"not within {timeout_s} s: {what if isinstance(what, str) else what()}")
-
-
-def listens(port: int) -> bool:
-    """True when something accepts connections on the port."""
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Node:

@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from tests.acceptance.harness import Node, free_port, listens, wait_for
+from tests.acceptance.harness import Node
 from tests.acceptance.samples import radiograph, write
+from tests.peers import DCMSEND, NO_DELAY, STORESCP, STORESCU, free_port, listens, wait_for
 
-STORESCP, STORESCU, DCMSEND = "/usr/bin/storescp", "/usr/bin/storescu", "/usr/bin/dcmsend"
 ROLES = ("accept", "work", "send", "keep", "serve")
 KILLS = int(os.environ.get("DICOMNODE_KILLS", "10"))
-#: No-delay on DCMTK's side, else its sender and receiver wait for each other 40 ms per message.
-FAST = {**os.environ, "TCP_NODELAY": "1"}
 
 needs_dcmtk = pytest.mark.skipif(
     not all(shutil.which(p) for p in (STORESCP, STORESCU, DCMSEND)), reason="DCMTK is not installed (apt: dcmtk)",
@@ -57,10 +55,10 @@ class Sender(threading.Thread):
             report.unlink(missing_ok=True)
             line = [self.program, "-ta", "20", "-td", "20", "+crf", str(report), "127.0.0.1", str(self.node.port), str(path)]
             options = ["-aec", "DICOMNODE"]
-            done = subprocess.run([line[0], *options, *line[1:]], env=FAST, capture_output=True, timeout=60, check=False)
+            done = subprocess.run([line[0], *options, *line[1:]], env=NO_DELAY, capture_output=True, timeout=60, check=False)
             return done.returncode == 0 and "DIMSE Status  : 0x0000" in report.read_text()
         line = [self.program, "-ta", "20", "-td", "20", "-aec", "DICOMNODE", "127.0.0.1", str(self.node.port), str(path)]
-        return subprocess.run(line, env=FAST, capture_output=True, timeout=60, check=False).returncode == 0
+        return subprocess.run(line, env=NO_DELAY, capture_output=True, timeout=60, check=False).returncode == 0
 
 
 @pytest.mark.kill
@@ -71,7 +69,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     archive.mkdir()
     scp = subprocess.Popen(
         [STORESCP, "-aet", "ARCHIVE", "-od", str(archive), "+xa", str(archive_port)],
-        env=FAST, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=NO_DELAY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
     node = Node(tmp_path, forward=(f"ARCHIVE@127.0.0.1:{archive_port}",))
     # After a kill the next try shall not wait as long as a hospital would.

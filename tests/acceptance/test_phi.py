@@ -26,9 +26,9 @@ from pydicom.uid import UID, JPEGBaseline8Bit, RLELossless
 
 from dicomnode.header import header
 from dicomnode.pipeline import process
-from tests.acceptance.harness import Node, wait_for
-from tests.acceptance.peers import STORESCP, storescp
+from tests.acceptance.harness import Node
 from tests.acceptance.samples import radiograph, write
+from tests.peers import STORESCP, storescp, wait_for
 from tests.unit import fakes
 from tests.unit.materials import NODE, written
 
@@ -99,7 +99,10 @@ def breaches(data: bytes, where: str) -> list[str]:
 def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Path) -> None:
     """Name, ID, birth date, accession in four character sets, nested, private, burned in: nothing of it outside."""
     sources = [marked(charset, name, seed) for seed, (charset, name) in enumerate(PEOPLE.values())]
-    with storescp(tmp_path / "inside", "INSIDE") as inside, storescp(tmp_path / "outside", "OUTSIDE") as outside:
+    with (
+        storescp(tmp_path / "inside", ae_title="INSIDE") as inside,
+        storescp(tmp_path / "outside", ae_title="OUTSIDE") as outside,
+    ):
         node = Node(tmp_path, forward=(inside.forward,))
         node.append("peers/partner.toml", f'ae_title = "OUTSIDE"\nhost = "127.0.0.1"\nport = {outside.port}\n')
         routes = node.config / "routes.toml"

@@ -18,8 +18,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from tests.acceptance.harness import DICOMNODE, free_port, listens, wait_for
-from tests.acceptance.peers import STORESCP, Archive, storescp
+from tests.acceptance.harness import DICOMNODE
+from tests.peers import STORESCP, Archive, free_port, listens, storescp, wait_for
 
 pytestmark = pytest.mark.skipif(not shutil.which(STORESCP), reason="DCMTK is not installed (apt: dcmtk)")
 

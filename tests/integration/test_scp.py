@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -19,28 +21,17 @@ import pydicom
 import pytest
 from pydicom.uid import UID
 from pynetdicom import AE
-from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicomnode import contexts, dimse, log
-from dicomnode.errors import CannotListen
+from dicomnode.errors import BadSetting, CannotListen
 from dicomnode.header import data_set_start, header
 from dicomnode.scp import run_acceptor
 from dicomnode.scp.door import Door
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.spool import Spool
-from tests.integration.peers import (
-    DCMSEND,
-    ECHOSCU,
-    STORESCU,
-    Node,
-    acceptor,
-    free_port,
-    listens,
-    run,
-    settings,
-    wait_for,
-)
+from tests.integration.acceptor import Node, acceptor, settings
+from tests.peers import DCMSEND, ECHOSCU, STORESCU, free_port, listens, pipeline, run, wait_for
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 CT, MR = FILES / "CT_small.dcm", FILES / "MR_small.dcm"
@@ -591,23 +582,93 @@ def test_a_handshake_byte_by_byte_ends_in_time(tmp_path: Path) -> None:
 
 def test_a_sender_that_does_not_wait_is_slowed(node: Node) -> None:
     """Asynchronous operations are not negotiated: of requests without end few files are open, and none is lost."""
-    assoc = associate(node)
-    context_id = assoc.accepted_contexts[0].context_id
-    raw, descriptors = data_set(CT), Path("/proc/self/fd")
-    before = peak = len(list(descriptors.iterdir()))
-    for number in range(1, 101):
-        request = C_STORE()
-        request.MessageID, request.Priority = number, 2
-        request.AffectedSOPClassUID = CT_CLASS
-        request.AffectedSOPInstanceUID = str(pydicom.dcmread(CT, stop_before_pixels=True).SOPInstanceUID)
-        request.DataSet = io.BytesIO(raw)
-        assoc.dimse.send_msg(request, context_id)
-        peak = max(peak, len(list(descriptors.iterdir())))
-    wait_for(lambda: len(node.kept()) == 100, 30, "every request is answered")
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    peak = pipeline(node.port, [CT] * 100, lambda: len(list(descriptors.iterdir())))
     assert peak - before < 20
-    assoc.abort()
     node.quiet()
+    assert len(node.kept()) == 100
     assert node.leftovers() == []
+
+
+def test_many_requests_in_one_pdu_are_cut_off(node: Node) -> None:
+    """Whole C-STOREs by the dozen inside one PDU, which nobody may send, end the association and leave nothing."""
+    from pynetdicom.dimse_messages import C_STORE_RQ
+
+    assoc = associate(node)
+    items = b""
+    for _ in range(100):
+        message = C_STORE_RQ()
+        message.primitive_to_message(_store_request(CT, raw=b"\0" * 8))
+        for fragment in message.encode_msg(1, 16384):
+            for context_id, data in fragment.presentation_data_value_list:
+                items += (len(data) + 1).to_bytes(4, "big") + bytes((context_id,)) + data
+    assoc.dul.socket.socket.sendall(b"\4\0" + len(items).to_bytes(4, "big") + items)
+    node.quiet()
+    assoc.abort()
+    assert node.kept() == node.leftovers() == []
+
+
+def test_a_silent_connection_does_not_slow_others(node: Node) -> None:
+    """While others say nothing, or half a PDU, instances of a busy association are answered as before."""
+    def send() -> float:
+        started = time.perf_counter()
+        assert call(STORESCU, node, *[CT] * 30).returncode == 0
+        return time.perf_counter() - started
+
+    alone = min(send() for _ in range(3))
+    with contextlib.ExitStack() as stack:
+        for half in (b"", b"\1\0\0\0\1\0half"):
+            stack.enter_context(socket.create_connection(("127.0.0.1", node.port))).sendall(half)
+        assert min(send() for _ in range(3)) < 2 * alone + 0.5
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.EACCES, BadSetting, "CAP_NET_BIND_SERVICE"),
+        (errno.EADDRINUSE, CannotListen, "another program has the port"),
+        (errno.EMFILE, CannotListen, "Too many open files"),
+        (errno.EIO, CannotListen, "Input/output error"),
+        (errno.EADDRNOTAVAIL, CannotListen, "Cannot assign"),
+    ],
+)
+def test_what_the_system_answers_to_the_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[Exception], words: str,
+) -> None:
+    """A privilege that is missing is the administrator's; everything else may be better in a while. The log names the port."""
+    stream = io.StringIO()
+    log.configure(LogSettings(format="json"), "accept", b"k" * 32, stream=stream)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("dicomnode.scp.acceptor.Listener.server_bind", refuse)
+    with pytest.raises(kind, match=words):
+        run_acceptor(settings(tmp_path, port=11112), threading.Event())
+    (line,) = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (line["event"], line["port"], line["level"]) == ("acceptor_failed", 11112, "error")
+
+
+def test_connections_that_the_system_cannot_give_are_told_of(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without descriptors the acceptor says so and waits; with them again it goes on."""
+    from pynetdicom.transport import AssociationServer
+
+    stream = io.StringIO()
+    log.configure(LogSettings(format="json"), "accept", b"k" * 32, stream=stream)
+    tries = []
+
+    def none_left(_: object) -> None:
+        tries.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AssociationServer, "get_request", none_left)
+        with socket.create_connection(("127.0.0.1", node.port)):
+            time.sleep(1)
+    assert 2 <= len(tries) < 15
+    assert stream.getvalue().count("acceptor_failed") == 1
+    assert call(STORESCU, node, CT).returncode == 0
 
 
 def test_log_of_an_instance(node: Node) -> None:
@@ -661,7 +722,7 @@ def test_memory_does_not_follow_the_instance(tmp_path: Path) -> None:
     ds.save_as(big)
     port = free_port()
     script = (
-        "import sys, threading; from pathlib import Path; from tests.integration.peers import settings;"
+        "import sys, threading; from pathlib import Path; from tests.integration.acceptor import settings;"
         "from dicomnode.scp import run_acceptor;"
         f"run_acceptor(settings(Path({str(tmp_path)!r}), port={port}, open_=True), threading.Event())"
     )

@@ -26,7 +26,8 @@ from dicomnode.scu import echo, run_sender, send_files
 from dicomnode.scu.link import Context, Link
 from dicomnode.settings import LogSettings, Peer, Settings
 from dicomnode.spool import Spool, new_id
-from tests.integration.peers import Scripted, free_port, orthanc, settings, storescp, wait_for
+from tests.integration.acceptor import settings
+from tests.peers import Scripted, free_port, orthanc, storescp, wait_for
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 CT, MR, J2K = FILES / "CT_small.dcm", FILES / "MR_small.dcm", FILES / "JPEG2000.dcm"
@@ -50,7 +51,7 @@ class Sending:
         self.lines = io.StringIO()
         log.configure(LogSettings(format="json"), "send", b"k" * 32, stream=self.lines)
 
-    def add(self, source: Path, *destinations: str, identity: str = "kept", uid: str = "") -> str:
+    def add(self, source: Path, *destinations: str, identity: str = "kept", uid: str = "", kind: str = "sr") -> str:
         """Make a done instance whose output is a copy of ``source``; gives the output's UID."""
         ds = pydicom.dcmread(source)
         uid = uid or pydicom.uid.generate_uid()
@@ -65,7 +66,7 @@ class Sending:
         claim = self.queue.claim(self.owner, now)
         assert claim is not None
         output = NewOutput(
-            "sr", str(ds.SOPClassUID), uid, str(ds.file_meta.TransferSyntaxUID), identity, location, destinations,  # type: ignore[arg-type]
+            kind, str(ds.SOPClassUID), uid, str(ds.file_meta.TransferSyntaxUID), identity, location, destinations,  # type: ignore[arg-type]
         )
         summary = Summary("other", 1.0, "all", "", "", 0.0, False, 0, "", {})
         self.queue.finish(claim, self.owner, summary, [output], [], now)
@@ -105,11 +106,11 @@ class Sending:
 # -- real peers
 def test_storescp(tmp_path: Path) -> None:
     """Outputs of several classes and syntaxes arrive at storescp over one association, byte for byte."""
-    with storescp(tmp_path / "archive") as (port, folder):
-        sending = Sending(tmp_path, {"pacs": inside(port)}, idle_s=5)
+    with storescp(tmp_path / "archive") as archive:
+        sending = Sending(tmp_path, {"pacs": inside(archive.port)}, idle_s=5)
         uids = [sending.add(path, "pacs") for path in (CT, MR, J2K, CT)]
         sending.until(lambda: sending.states() == ["delivered"] * 4)
-    stored = {path.name.partition(".")[2]: pydicom.dcmread(path) for path in folder.iterdir()}
+    stored = {path.name.partition(".")[2]: pydicom.dcmread(path) for path in archive.folder.iterdir()}
     assert sorted(stored) == sorted(uids)
     assert stored[uids[0]].PixelData == pydicom.dcmread(CT).PixelData
     done = sending.events("delivery_done")
@@ -147,8 +148,8 @@ def test_destination_comes_back(tmp_path: Path) -> None:
 
 def test_one_destination_does_not_wait_for_another(tmp_path: Path) -> None:
     """A destination that is down does not keep a delivery from one that is up."""
-    with storescp(tmp_path / "archive") as (port, _):
-        sending = Sending(tmp_path, {"dead": inside(free_port()), "pacs": inside(port)})
+    with storescp(tmp_path / "archive") as archive:
+        sending = Sending(tmp_path, {"dead": inside(free_port()), "pacs": inside(archive.port)})
         sending.add(CT, "dead", "pacs")
         sending.until(lambda: sorted(sending.states()) == ["delivered", "ready"])
 
@@ -177,6 +178,32 @@ def test_status(tmp_path: Path, status: int, state: str, reason: str) -> None:
         sending.until(lambda: sending.states() == [state])
     (delivery,) = sending.deliveries()
     assert (delivery["reason"] or "", peer.associations) == (reason, 1)
+
+
+@pytest.mark.parametrize(("kind", "level"), [("sr", "info"), ("original", "warning")])
+def test_duplicate_of_an_original_is_doubtful(tmp_path: Path, kind: str, level: str) -> None:
+    """0x0111 for an original says that the archive has some object of this UID, perhaps another version: a warning."""
+    with Scripted(status=dimse.DUPLICATE_SOP_INSTANCE).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(CT, "pacs", kind=kind)
+        sending.until(lambda: sending.states() == ["delivered"])
+    (line,) = sending.events("delivery_done")
+    assert (line["level"], line["dimse_status"], line["kind"]) == (level, "0x0111", kind)
+
+
+def test_retry_opens_a_blocked_lane_at_once(tmp_path: Path) -> None:
+    """Who retries by hand has mended the peer: the lane does not wait for its own next look."""
+    with Scripted(status=dimse.NOT_AUTHORISED).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)})
+        sending.add(CT, "pacs")
+        with sending.running():
+            wait_for(lambda: sending.queue.destination_state("pacs")[0] == "blocked")
+            peer.status = dimse.SUCCESS
+            time.sleep(0.5)
+            assert sending.states() == ["ready"]
+            (row,) = sending.queue.rows()
+            sending.queue.retry(str(row["instance_id"]), datetime.now(UTC))
+            wait_for(lambda: sending.states() == ["delivered"], 2)
 
 
 def test_deferred_is_tried_again_and_told_once(tmp_path: Path) -> None:
@@ -330,11 +357,11 @@ def test_file_missing(tmp_path: Path) -> None:
 
 def test_peer_that_takes_implicit_only(tmp_path: Path) -> None:
     """An Explicit VR output is encoded anew for a peer that takes Implicit VR alone, its values unchanged."""
-    with storescp(tmp_path / "archive", "+xi") as (port, folder):
-        sending = Sending(tmp_path, {"pacs": inside(port)})
+    with storescp(tmp_path / "archive", "+xi") as archive:
+        sending = Sending(tmp_path, {"pacs": inside(archive.port)})
         uid = sending.add(CT, "pacs")
         sending.until(lambda: sending.states() == ["delivered"])
-    stored, source = pydicom.dcmread(next(folder.iterdir())), pydicom.dcmread(CT)
+    stored, source = pydicom.dcmread(next(archive.folder.iterdir())), pydicom.dcmread(CT)
     assert stored.SOPInstanceUID == uid
     assert stored.file_meta.TransferSyntaxUID == contexts.IMPLICIT
     assert stored.PixelData == source.PixelData

@@ -16,7 +16,8 @@ import pytest
 
 from dicomnode.kitting import models_dir
 from dicomnode.settings import WorkSettings
-from tests.acceptance.harness import DICOMNODE, Node, listens, wait_for
+from tests.acceptance.harness import DICOMNODE, Node
+from tests.peers import listens, wait_for
 
 ROLES = ("accept", "work", "send", "keep")
 #: What `serve` starts.

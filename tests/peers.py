@@ -1,4 +1,4 @@
-"""Real peers on loopback: DCMTK's programs, Orthanc, scripted pynetdicom peers, and our own acceptor in a thread."""
+"""Peers for every kind of test: DCMTK's programs, Orthanc and scripted pynetdicom peers on loopback, and waiting for them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import json
 import os
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import dcmread
+from pydicom.dataset import FileDataset
 from pynetdicom import AE, _config, evt
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.transport import AssociationSocket
 
-from dicomnode.scp.acceptor import drain, listen
-from dicomnode.scp.door import Door
-from dicomnode.settings import NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
-from dicomnode.spool import Spool
+from dicomnode.header import data_set_start
 
 
 def _close(wire: AssociationSocket) -> None:
@@ -37,6 +37,8 @@ AssociationSocket._shutdown_socket = _close  # type: ignore[method-assign] - for
 # Debian's programs by their full paths: pynetdicom installs commands of the same names.
 DCMSEND, STORESCU, ECHOSCU, STORESCP = (f"/usr/bin/{name}" for name in ("dcmsend", "storescu", "echoscu", "storescp"))
 ORTHANC = "/usr/sbin/Orthanc"
+#: DCMTK's environment: without Nagle's algorithm, else its sender and receiver wait for each other 40 ms a message.
+NO_DELAY = {**os.environ, "TCP_NODELAY": "1"}
 
 
 def need(program: str) -> str:
@@ -53,14 +55,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(claim: Callable[[], Any], timeout_s: float = 20, what: str = "a condition") -> Any:
-    """Poll until ``claim`` gives something true."""
+def wait_for(
+    claim: Callable[[], Any], timeout_s: float = 20, what: str | Callable[[], str] = "a condition", tick_s: float = 0.05,
+) -> Any:
+    """Poll until ``claim`` gives something true; fail with ``what`` otherwise."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if found := claim():
             return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(tick_s)
+    raise AssertionError(f"not within {timeout_s} s: {what if isinstance(what, str) else what()}")
 
 
 def listens(port: int) -> bool:
@@ -70,68 +74,11 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def settings(
-    root: Path, *, port: int = 0, peers: dict[str, Peer] | None = None, open_: bool = False,
-    scp: dict[str, Any] | None = None, send: dict[str, Any] | None = None,
-) -> Settings:
-    """Settings as tests need them: quick, and content with a small disk."""
-    return Settings(
-        node=NodeSettings(
-            ae_title="DICOMNODE", bind="127.0.0.1", port=port or free_port(), state_dir=root / "state", open=open_,
-        ),
-        scp=ScpSettings(**{"min_free_bytes": 0, "reserve_bytes": 0, **(scp or {})}),
-        send=SendSettings(**{"first_delay_s": 0.1, "idle_s": 0.3, "timeout_s": 2, "probe_s": 0.1, **(send or {})}),
-        directory=root, peers=peers or {}, routes=Routes(rule=(Rule(name="all"),)), digest="0" * 64,
-    )
-
-
-@dataclass
-class Node:
-    """Our acceptor, running."""
-
-    settings: Settings
-    spool: Spool
-    door: Door
-
-    @property
-    def port(self) -> int:
-        """Where we listen."""
-        return self.settings.node.port
-
-    def kept(self) -> list[Path]:
-        """Files in incoming, oldest first."""
-        return sorted((self.spool.root / "incoming").rglob("*.dcm"))
-
-    def leftovers(self) -> list[Path]:
-        """Files in tmp."""
-        return list((self.spool.root / "tmp").iterdir())
-
-    def quiet(self) -> None:
-        """Wait until nobody is inside."""
-        wait_for(lambda: self.door.count() == 0, what="all associations have ended")
-
-
-@contextlib.contextmanager
-def acceptor(config: Settings, spool: Spool | None = None) -> Iterator[Node]:
-    """Run the acceptor's listener for the length of a with block."""
-    spool = spool or Spool(config.node.state_dir)
-    door = Door(config, lambda: spool.free_bytes())  # noqa: PLW0108 - tests replace free_bytes of the spool
-    listener = listen(config, spool, door)
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield Node(config, spool, door)
-    finally:
-        listener.shutdown()
-        thread.join()
-        drain(listener, 0.2)
-
-
 def run(program: str, *arguments: object, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program of DCMTK, without Nagle's algorithm."""
     return subprocess.run(
         [need(program), *map(str, arguments)], capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False,
-        env={**os.environ, "TCP_NODELAY": "1"},
+        env=NO_DELAY,
     )
 
 
@@ -139,8 +86,7 @@ def run(program: str, *arguments: object, timeout_s: float = 60) -> subprocess.C
 def process(line: list[str], port: int, cwd: Path | None = None) -> Iterator[None]:
     """Run a server until the with block ends; entered when it listens."""
     child = subprocess.Popen(
-        [need(line[0]), *line[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd,
-        env={**os.environ, "TCP_NODELAY": "1"},
+        [need(line[0]), *line[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=cwd, env=NO_DELAY,
     )
     try:
         wait_for(lambda: listens(port), what=f"{line[0]} listens")
@@ -150,13 +96,32 @@ def process(line: list[str], port: int, cwd: Path | None = None) -> Iterator[Non
         child.wait()
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A storescp: its AE title, port and the folder of what it took."""
+
+    ae_title: str
+    port: int
+    folder: Path
+
+    @property
+    def forward(self) -> str:
+        """As ``init --forward`` wants it."""
+        return f"{self.ae_title}@127.0.0.1:{self.port}"
+
+    def objects(self) -> list[FileDataset]:
+        """Everything taken so far."""
+        return [dcmread(path) for path in sorted(self.folder.iterdir())]
+
+
 @contextlib.contextmanager
-def storescp(folder: Path, *options: str, port: int = 0) -> Iterator[tuple[int, Path]]:
-    """DCMTK's storescp: its port and the folder of what it took."""
-    folder.mkdir(exist_ok=True)
-    port = port or free_port()
-    with process([STORESCP, "-od", str(folder), *(options or ("+xa",)), str(port)], port):
-        yield port, folder
+def storescp(folder: Path, *options: str, ae_title: str = "ARCHIVE", port: int = 0) -> Iterator[Archive]:
+    """DCMTK's storescp for the length of a with block; it takes every transfer syntax unless ``options`` say otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = Archive(ae_title, port or free_port(), folder)
+    line = [STORESCP, "-aet", ae_title, "-od", str(folder), *(options or ("+xa",)), str(archive.port)]
+    with process(line, archive.port):
+        yield archive
 
 
 @contextlib.contextmanager
@@ -213,3 +178,34 @@ class Scripted:
         finally:
             ae.shutdown()
             server.server_close()
+
+
+def pipeline(port: int, paths: list[Path], look: Callable[[], int]) -> int:
+    """Send one C-STORE after the other without waiting for answers, then wait for all; the highest ``look`` on the way."""
+    first = dcmread(paths[0])
+    ae = AE(ae_title="MODALITY")
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 60
+    ae.add_requested_context(first.SOPClassUID, first.file_meta.TransferSyntaxUID)
+    assoc = ae.associate("127.0.0.1", port, ae_title="DICOMNODE")
+    assert assoc.is_established
+    assoc._reactor_checkpoint.clear()  # its reactor would take the answers
+    wait_for(lambda: assoc._is_paused)
+    highest = 0
+    for number, path in enumerate(paths, 1):
+        ds = dcmread(path)
+        request = C_STORE()
+        request.MessageID, request.Priority = number, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+        with path.open("rb") as stream:
+            stream.seek(data_set_start(stream))
+            request.DataSet = BytesIO(stream.read())
+        assoc.dimse.send_msg(request, assoc.accepted_contexts[0].context_id)
+        highest = max(highest, look())
+    for _ in paths:
+        _, answer = assoc.dimse.get_msg(block=True)
+        assert answer is not None, "an answer is missing"
+        assert answer.Status == 0
+        highest = max(highest, look())
+    assoc._reactor_checkpoint.set()
+    assoc.release()
+    return highest
