@@ -112,6 +112,7 @@ class Link:
         if not assoc.is_established:
             _end(assoc, sockets)
             raise _failure(assoc)
+        _responses_are_ours(assoc)
         return cls(assoc, sockets, proposed, timeout_s)
 
     @property
@@ -172,6 +173,16 @@ class Link:
 def implicit(context: Context) -> Context:
     """The same SOP Class in Implicit VR Little Endian, which every DICOM application must take (PS3.5 section 10.1)."""
     return context[0], contexts.IMPLICIT
+
+
+def _responses_are_ours(assoc: Any) -> None:
+    """Let only who waits for a response take messages.
+
+    pynetdicom's own thread of the association looks for requests of the peer, of which there are none here. It is told to
+    pause while a response is awaited, but may have passed that point: then it takes the response and drops it.
+    """
+    get_msg = assoc.dimse.get_msg
+    assoc.dimse.get_msg = lambda block=False: get_msg(block=True) if block else (None, None)
 
 
 def _end(assoc: Any, sockets: list[socket.socket]) -> None:

@@ -191,6 +191,33 @@ def test_duplicate_of_an_original_is_doubtful(tmp_path: Path, kind: str, level: 
     assert (line["level"], line["dimse_status"], line["kind"]) == (level, "0x0111", kind)
 
 
+def test_a_response_is_not_lost_between_threads(tmp_path: Path) -> None:
+    """Pynetdicom's second thread, held up by a busy machine, does not take the response that the lane waits for."""
+    with Scripted().running(TAKES_CT) as peer:
+        link = Link.open(inside(peer.port), "DICOMNODE", {(CT_CLASS, contexts.EXPLICIT)}, 2)
+        assoc = link._assoc
+        wait, send_msg = assoc._reactor_checkpoint.wait, assoc.dimse.send_msg
+
+        def held_up(*args: Any) -> bool:
+            """Pass the checkpoint, then get no time until the response is there."""
+            passed = wait(*args)
+            deadline = time.monotonic() + 1
+            while assoc.dimse.msg_queue.empty() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            return bool(passed)
+
+        def slow(*args: Any) -> None:
+            send_msg(*args)
+            time.sleep(0.3)
+
+        assoc._reactor_checkpoint.wait, assoc.dimse.send_msg = held_up, slow
+        time.sleep(0.05)
+        verdict = link.send(CT, (CT_CLASS, contexts.EXPLICIT))
+        assoc._reactor_checkpoint.wait = wait
+        link.close()
+    assert verdict == Verdict("delivered", status=0)
+
+
 def test_retry_opens_a_blocked_lane_at_once(tmp_path: Path) -> None:
     """Who retries by hand has mended the peer: the lane does not wait for its own next look."""
     with Scripted(status=dimse.NOT_AUTHORISED).running(TAKES_CT) as peer:
