@@ -57,6 +57,13 @@ def has_pixels(sop_class_uid: str) -> bool:
     return any(word in name for word in _PIXEL_NAMES)
 
 
+def is_image(sop_class_uid: str) -> bool:
+    """Say whether a SOP Class is one of the standard's image classes: RT Dose has pixels and is none, a private one may be
+    anything.
+    """
+    return "Image Storage" in UID_dictionary.get(sop_class_uid, ("",))[0]
+
+
 def answer(sop_class_uid: str, proposed: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """Give our transfer syntaxes for a SOP Class in order of preference; empty when we do not store it.
 

@@ -21,15 +21,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
-from pydicom.uid import UID
-
+from dicomnode.contexts import is_image
 from dicomnode.errors import DicomNodeError, Permanent, StageFailed, Undecodable
 from dicomnode.image import Coded, Image, Redacted
 from dicomnode.log import get_logger
 from dicomnode.outputs import Builder, Material, NodeFacts
 from dicomnode.records import Findings, Held, Identity, Instance, Output, OutputKind, Result, Route
 from dicomnode.settings import Peer
-from dicomnode.stages.look import shown
 
 #: Kinds that show pixels: held when redaction cannot vouch for them.
 PIXEL_KINDS: frozenset[OutputKind] = frozenset({"sc", "deidentified"})
@@ -62,7 +60,7 @@ class Order:
     """What a person or an earlier generation asks of this work."""
 
     generation: int = 0
-    #: A person vouches for the pixels: they leave as they are.
+    #: A person vouches for what redaction is not sure of; what it finds is blanked all the same.
     waived: bool = False
     #: Results of the former generation, (kind, identity, SOP Class UID, SOP Instance UID).
     predecessors: tuple[tuple[OutputKind, Identity, str, str], ...] = ()
@@ -118,7 +116,7 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     with watch.stage("route"):
         route = kit.route(instance, image)
     # An object that is an image by its class, and has none, was cut off: a person must know.
-    cut = not image.has_pixels and "Image Storage" in UID(instance.sop_class_uid).name
+    cut = not image.has_pixels and is_image(instance.sop_class_uid)
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
     reported = any(kind != "original" for kind, *_ in wanted)
     findings, trouble = _infer(image, route, kit, watch) if reported else (Findings(), None)
@@ -191,7 +189,7 @@ def _pixels(
         with watch.stage("redact"):
             # A secondary capture shows one frame; only a whole image needs them all read.
             whole = any(kind == "deidentified" for kind, *_ in wanted)
-            redacted = (kit.waive if order.waived else kit.redact)(image, None if whole else [shown(image)])
+            redacted = (kit.waive if order.waived else kit.redact)(image, None if whole else [image.shown])
         with watch.stage("encode"):
             return kit.encode(redacted), digest
     except Permanent as error:

@@ -93,6 +93,11 @@ class Image:
         return self._spec.frames if self._spec else 0
 
     @property
+    def shown(self) -> int:
+        """Index, from 0, of the frame that stands for the image, to models and in reports and captures: the middle one."""
+        return max(0, self.frames - 1) // 2
+
+    @property
     def rows(self) -> int:
         """Rows of a frame, 0 without pixels."""
         return self._spec.rows if self._spec else 0

@@ -16,8 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from dicomnode.contexts import is_image
 from dicomnode.outputs import tid1500, words
-from dicomnode.outputs.material import Material, frame_number, reference, shows_image
+from dicomnode.outputs.material import Material, frame_number, reference
 
 _CONTAINS = hd.RelationshipTypeValues.CONTAINS
 
@@ -37,7 +38,7 @@ def tree(material: Material) -> Dataset:
 def _findings(material: Material) -> list[ContentItem]:
     items: list[ContentItem] = [_text(codes.DCM.Finding, words.body_part(material.route))]
     items += [_text(codes.DCM.Finding, words.finding(item)) for item in material.findings.items]
-    if shows_image(material):
+    if is_image(material.instance.sop_class_uid):
         source, number = reference(material), frame_number(material)
         items.append(
             hd.ImageContentItem(

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from pydicom.uid import (
-    UID,
     ComputedRadiographyImageStorage,
     CTImageStorage,
     DigitalIntraOralXRayImageStorageForPresentation,
@@ -198,21 +197,8 @@ def reference(material: Material) -> Reference:
     )
 
 
-def frame_index(material: Material) -> int:
-    """Index, from 0, of the frame that `stages.look` shows to the models and that stands for the source."""
-    return max(0, material.image.frames - 1) // 2
-
-
 def frame_number(material: Material) -> int | None:
-    """Number, from 1, by which a reference names that frame; None where a reference must name none."""
+    """Number, from 1, by which a reference names the frame that is shown; None where a reference must name none."""
     if material.image.frames <= 1 or material.instance.sop_class_uid in _SINGLE_FRAME:
         return None
-    return frame_index(material) + 1
-
-
-def shows_image(material: Material) -> bool:
-    """Say whether a report may refer to the source as an IMAGE: its class is one of the standard's image classes.
-
-    RT Dose has pixels and is none; a private class may be anything.
-    """
-    return "Image Storage" in UID(material.instance.sop_class_uid).name
+    return material.image.shown + 1

@@ -24,7 +24,7 @@ from pydicom.uid import JPEG2000, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNea
 from dicomnode.errors import StageFailed
 from dicomnode.image import Coded
 from dicomnode.outputs import caption, shell, terms, words
-from dicomnode.outputs.material import MAKER, Material, frame_index, frame_number, reference
+from dicomnode.outputs.material import MAKER, Material, frame_number, reference
 from dicomnode.records import Output
 
 #: Method and transfer syntaxes that always lose (PS3.3 C.7.6.1.1.5); JPEG 2000 may, its header says.
@@ -62,7 +62,7 @@ def build(material: Material) -> Output:
 
 def draw(material: Material, coded: Coded) -> caption.Picture:
     """Give the pixels of the capture: (rows, cols) or (rows, cols, 3) of uint8."""
-    picture = coded.redacted.picture(frame_index(material))
+    picture = coded.redacted.picture(material.image.shown)
     lines = [words.body_part(material.route)]
     lines += [words.finding(item) for item in words.reported(material.findings)]
     if material.findings.model:

@@ -19,8 +19,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from dicomnode import uids
+from dicomnode.contexts import is_image
 from dicomnode.outputs import words
-from dicomnode.outputs.material import MAKER, Material, frame_number, reference, shows_image
+from dicomnode.outputs.material import MAKER, Material, frame_number, reference
 from dicomnode.records import UNCERTAIN, Finding
 
 #: Coding scheme of our own, for words of the router that no public scheme has.
@@ -129,7 +130,7 @@ def _group(
         finding_sites=[hd.FindingSite(site)] if site else None,
         measurements=certainty,
         qualitative_evaluations=evaluations,
-        source_images=[image] if shows_image(material) else None,
+        source_images=[image] if is_image(material.instance.sop_class_uid) else None,
     )
     # highdicom 0.28 takes an algorithm_id for the group and drops it.
     group[0].ContentSequence.extend(algorithm)

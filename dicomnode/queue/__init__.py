@@ -46,7 +46,7 @@ class Claim:
     attempt: int
     #: 0 at first; each rework on purpose adds one and so makes new result UIDs.
     generation: int
-    #: A person released this instance from redaction hold: its pixels leave as they are.
+    #: A person released this instance from redaction hold and vouches for what redaction is not sure of.
     waived: bool
     #: A person released it although its pixels differ from those that came before under its UID.
     accepted: bool

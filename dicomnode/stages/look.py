@@ -20,14 +20,8 @@ from dicomnode.stages.preprocess import to_unit
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
-def shown(image: Image) -> int:
-    """Index, from 0, of the frame that stands for an image: the middle one."""
-    return max(0, image.frames - 1) // 2
-
-
 def look(image: Image) -> NDArray[np.float32]:
-    """Give the middle frame, (rows, cols) float32 in 0..1, low values dark."""
-    middle = shown(image)
+    """Give the frame that stands for the image, (rows, cols) float32 in 0..1, low values dark."""
     if image.photometric in _GREY:
-        return to_unit(image.frame(middle), image.photometric)
-    return to_unit(image.picture(middle), "RGB")
+        return to_unit(image.frame(image.shown), image.photometric)
+    return to_unit(image.picture(image.shown), "RGB")
