@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import random
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,10 @@ class _Model(BaseModel):
 
 
 M = TypeVar("M", bound=_Model)
+
+
+#: Doublings behind which any first delay is beyond any longest one.
+_MAX_DOUBLINGS = 60
 
 
 class NodeSettings(_Model):
@@ -100,6 +105,11 @@ class SendSettings(_Model):
     idle_s: float = Field(10, ge=0, description="An association without work is kept this long before release, seconds.")
     timeout_s: float = Field(60, gt=0, description="Wait for a peer's answer, seconds.")
     probe_s: float = Field(30, gt=0, description="A destination that is down gets a C-ECHO this often, seconds.")
+
+    def delay_s(self, attempt: int) -> float:
+        """Wait after a try that failed for now: doubled with each attempt, counted from 1, and spread by a fifth."""
+        doubled = self.first_delay_s * 2.0 ** min(attempt - 1, _MAX_DOUBLINGS)
+        return min(doubled, self.max_delay_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads tries, keeps no secret
 
 
 class KeepSettings(_Model):

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -67,8 +66,6 @@ _WAITING = ("waiting", "active", "deferred")
 _STDERR = 2
 #: What is passed on of an instance whose header alone is new.
 _ORIGINALS: frozenset[tuple[OutputKind, str]] = frozenset({("original", "*")})
-#: Doublings behind which any first delay is beyond any longest one.
-_MAX_DOUBLINGS = 60
 
 log = get_logger("work")
 
@@ -234,12 +231,7 @@ class Worker:
         return outputs, held
 
     def _defer(self, claim: Claim, error: Transient) -> None:
-        if isinstance(error, SiblingActive):
-            delay = SIBLING_S
-        else:
-            send = self._settings.send
-            delay = min(send.first_delay_s * 2.0 ** min(claim.attempt - 1, _MAX_DOUBLINGS), send.max_delay_s)
-            delay *= random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+        delay = SIBLING_S if isinstance(error, SiblingActive) else self._settings.send.delay_s(claim.attempt)
         due = datetime.now(UTC) + timedelta(seconds=delay)
         self._queue.defer(claim, self._owner, error.code, due)
         log.warning(

@@ -15,7 +15,6 @@ given back, the lane goes on.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -211,7 +210,7 @@ class Lane:
         now = datetime.now(UTC)
         due = None
         if verdict.outcome == "deferred":
-            due = now + timedelta(seconds=self._delay_s(delivery.attempt))
+            due = now + timedelta(seconds=self._settings.send.delay_s(delivery.attempt))
         try:
             self._write(partial(self._queue.settle, delivery, self._owner, verdict, now, due))
         except LeaseLost as error:
@@ -258,11 +257,6 @@ class Lane:
             "instance_id": delivery.instance_id, "destination": self.name, "attempt": delivery.attempt,
             "kind": delivery.kind, "result_uid": delivery.sop_instance_uid,
         }
-
-    def _delay_s(self, attempt: int) -> float:
-        send = self._settings.send
-        doubled = send.first_delay_s * 2.0 ** min(attempt - 1, 60)
-        return min(doubled, send.max_delay_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads tries, keeps no secret
 
     # -- the destination as a whole
     def _mark(self, state: str, error: DicomNodeError) -> None:
