@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from dicomnode.cards import find_models
 from dicomnode.commands.options import Json, print_json
 from dicomnode.errors import MissingModel, ProgramMissing
 from dicomnode.share import share
@@ -85,10 +86,10 @@ def _measure(name: str, manifest: Path, model: Path | None, out: Path | None, sp
 
 def _shipped(name: str) -> Path:
     """The newest version of a model that comes with the node."""
-    versions = [path.parent for path in (share("models") / name).glob("*/card.toml")]
-    if not versions:
+    folder = find_models(share("models")).get(name)
+    if folder is None:
         raise MissingModel(f"no model {name!r} comes with this installation")
-    return max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+    return folder.path
 
 
 @evaluate.command("router")
