@@ -15,7 +15,7 @@ from pydicom import dcmread
 
 from tests.acceptance.harness import Node
 from tests.acceptance.samples import radiograph, write
-from tests.peers import DCMSEND, NO_DELAY, STORESCP, STORESCU, free_port, listens, wait_for
+from tests.peers import DCMSEND, NO_DELAY, STORESCP, STORESCU, storescp, wait_for
 
 ROLES = ("accept", "work", "send", "keep", "serve")
 KILLS = int(os.environ.get("DICOMNODE_KILLS", "10"))
@@ -65,20 +65,13 @@ class Sender(threading.Thread):
 @needs_dcmtk
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     """SIGKILL of every process in turn, ten times each, under three senders: all is accounted for, each result stands once."""
-    archive_port, archive = free_port(), tmp_path / "archive"
-    archive.mkdir()
-    scp = subprocess.Popen(
-        [STORESCP, "-aet", "ARCHIVE", "-od", str(archive), "+xa", str(archive_port)],
-        env=NO_DELAY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    node = Node(tmp_path, forward=(f"ARCHIVE@127.0.0.1:{archive_port}",))
-    # After a kill the next try shall not wait as long as a hospital would.
-    node.edit("node.toml", "first_delay_s = 30", "first_delay_s = 1")
-    node.edit("node.toml", "probe_s = 30", "probe_s = 1")
-    seed = int(os.environ.get("DICOMNODE_KILL_SEED", "1"))
-    chance = random.Random(seed)
-    try:
-        wait_for(lambda: listens(archive_port), 20, "storescp listens")
+    with storescp(tmp_path / "archive") as archive:
+        node = Node(tmp_path, forward=(archive.forward,))
+        # After a kill the next try shall not wait as long as a hospital would.
+        node.edit("node.toml", "first_delay_s = 30", "first_delay_s = 1")
+        node.edit("node.toml", "probe_s = 30", "probe_s = 1")
+        seed = int(os.environ.get("DICOMNODE_KILL_SEED", "1"))
+        chance = random.Random(seed)
         with node.running():
             programs = (STORESCU, DCMSEND, STORESCU)
             senders = [Sender(program, node, tmp_path / f"send{n}", n) for n, program in enumerate(programs)]
@@ -104,10 +97,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
             wait_for(settled, 300, lambda: f"everything is worked and delivered; {node.counts()} {node.tail()}", 1.0)
             node.command("queue", "verify")
             rows = node.json("queue", "list")
-        _account(acknowledged, rows, archive)
-    finally:
-        scp.kill()
-        scp.wait()
+        _account(acknowledged, rows, archive.folder)
 
 
 def _account(acknowledged: set[str], rows: list[dict[str, object]], archive: Path) -> None:

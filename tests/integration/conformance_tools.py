@@ -6,12 +6,9 @@ pynetdicom installs commands of the names of DCMTK's into the environment, hence
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -21,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from tests import peers
+
 DCIODVFY = Path("/usr/bin/dciodvfy")
 DSRDUMP = Path("/usr/bin/dsrdump")
-ORTHANC = Path("/usr/sbin/Orthanc")
+ORTHANC = Path(peers.ORTHANC)
 PIXELMED = Path("/usr/share/java/pixelmed.jar")
 SLF4J = Path("/usr/share/java/slf4j-api.jar")
 
@@ -115,44 +114,5 @@ class Orthanc:
 @contextmanager
 def orthanc(scratch: Path) -> Iterator[Orthanc]:
     """Start Orthanc on free loopback ports with an empty archive below ``scratch``."""
-    http, dicom = _free_port(), _free_port()
-    config = scratch / "orthanc.json"
-    config.write_text(
-        json.dumps(
-            {
-                "Name": "conformance", "StorageDirectory": str(scratch / "store"), "IndexDirectory": str(scratch / "index"),
-                "HttpPort": http, "DicomPort": dicom, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
-                "Plugins": [],
-            },
-        ),
-    )
-    environment = {**os.environ, "TCP_NODELAY": "1"}
-    with (scratch / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([ORTHANC, config], stdout=log, stderr=log, env=environment)
-        try:
-            server = Orthanc(http)
-            _wait(server, process, scratch / "orthanc.log")
-            yield server
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-def _wait(server: Orthanc, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            server.call("/system")
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("Orthanc does not start: " + log.read_text(errors="replace")[-2000:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with peers.orthanc(scratch / "orthanc") as (_, http):
+        yield Orthanc(http)
