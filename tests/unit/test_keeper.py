@@ -54,20 +54,6 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def spool(settings: Settings) -> Spool:
-    """Its spool."""
-    return Spool(settings.node.state_dir)
-
-
-@pytest.fixture
-def queue(spool: Spool) -> Iterator[SqliteQueue]:
-    """Its queue."""
-    opened = SqliteQueue(spool.queue_path)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def chores(settings: Settings, spool: Spool, queue: SqliteQueue) -> Chores:
     """Its chores."""
     return Chores(settings, spool, queue)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,20 +30,6 @@ HELD = Held("sc", ("pacs",), "redaction_uncertain")
 def settings(tmp_path: Path) -> Settings:
     """A node that has never run."""
     return configured(tmp_path)
-
-
-@pytest.fixture
-def spool(settings: Settings) -> Spool:
-    """Its spool."""
-    return Spool(settings.node.state_dir)
-
-
-@pytest.fixture
-def queue(spool: Spool) -> Iterator[SqliteQueue]:
-    """Its queue."""
-    opened = SqliteQueue(spool.queue_path)
-    yield opened
-    opened.close()
 
 
 def run(settings: Settings, *words: str) -> Result:
