@@ -23,6 +23,8 @@ UNCERTAIN = "uncertain"
 OutputKind = Literal["sr", "sc", "deidentified", "original"]
 Identity = Literal["kept", "removed"]
 Trust = Literal["inside", "outside"]
+#: When the outputs of a rule go before all others.
+Urgency = Literal["never", "abnormal", "always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Route:
     model: str | None
     outputs: tuple[OutputKind, ...]
     destinations: tuple[str, ...]
+    #: Whether its outputs go first.
+    urgent: Urgency = "never"
 
 
 @dataclass(frozen=True, slots=True)

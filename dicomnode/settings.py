@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import random
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +24,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicomnode.errors import BadRule, BadSetting, NoSuchPeer
-from dicomnode.records import BODY_PARTS, UNCERTAIN, OutputKind, Trust
+from dicomnode.records import BODY_PARTS, UNCERTAIN, OutputKind, Trust, Urgency
 
+Priority = Literal["low", "medium", "high"]
 SrClass = Literal["comprehensive-3d", "comprehensive", "enhanced", "basic-text"]
 
 
@@ -41,8 +43,17 @@ def _network(value: str) -> str:
     return value
 
 
+def _window(value: str) -> str:
+    if re.fullmatch(_WINDOW, value) is None or value[:5] == value[6:]:
+        raise ValueError("a window is two different times of day, as 19:00-06:00")
+    return value
+
+
+_WINDOW = r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d"
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
+Window = Annotated[str, AfterValidator(_window)]
 
 
 class _Model(BaseModel):
@@ -69,7 +80,11 @@ class NodeSettings(_Model):
 class ScpSettings(_Model):
     """``[scp]`` of node.toml: how associations are accepted."""
 
-    max_associations: int = Field(50, ge=1, le=1000, description="Associations at a time, per acceptor process.")
+    acceptors: int = Field(2, ge=1, le=64, description="Acceptor processes under `serve`, on one listening socket.")
+    max_associations: int = Field(100, ge=1, le=1000, description="Associations at a time, in all acceptors together.")
+    max_associations_per_ae: int = Field(
+        32, ge=1, le=1000, description="Associations at a time from one calling AE title, in all acceptors together.",
+    )
     max_pdu_bytes: int = Field(131072, ge=16384, le=1048576, description="Largest P-DATA-TF PDU that we take, bytes.")
     acse_timeout_s: float = Field(30, gt=0, description="Wait for association messages, seconds.")
     dimse_timeout_s: float = Field(60, gt=0, description="Wait for the rest of a DIMSE message, seconds.")
@@ -104,6 +119,7 @@ class SendSettings(_Model):
     lifetime_h: float = Field(120, gt=0, description="A delivery not taken after this many hours expires and is set aside.")
     idle_s: float = Field(10, ge=0, description="An association without work is kept this long before release, seconds.")
     timeout_s: float = Field(60, gt=0, description="Wait for a peer's answer, seconds.")
+    max_mbit_s: float = Field(0, ge=0, description="All destinations together get at most this much, Mbit/s; 0: no limit.")
     probe_s: float = Field(30, gt=0, description="A destination that is down gets a C-ECHO this often, seconds.")
 
     def delay_s(self, attempt: int) -> float:
@@ -118,7 +134,10 @@ class KeepSettings(_Model):
     scan_s: float = Field(5, gt=0, description="The incoming folder is scanned this often beside inotify, seconds.")
     retention_h: float = Field(24, ge=0, description="Sources and results are removed this many hours after all is delivered.")
     rows_d: float = Field(365, gt=0, description="Rows of finished instances are removed after this many days.")
-    holds_max_bytes: int = Field(10 << 30, ge=0, description="Held and quarantined files above this sound the alarm, bytes.")
+    holds_max_bytes: int | None = Field(
+        None, ge=0, description="Room kept for held and quarantined files, bytes; above it the alarm sounds. "
+        "Absent: a tenth of the file system, at most 10 GiB.",
+    )
     summary_at: str = Field("07:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="Time of the daily summary line.")
     hook: tuple[str, ...] = Field(
         (), description="Command run for destination_down, holds_grown, disk_low and finding_abnormal; one JSON on stdin.",
@@ -146,6 +165,14 @@ class Peer(_Model):
     )
     trust: Trust = Field("outside", description="inside: the hospital's own, results keep the study's identity.")
     sr_class: SrClass = Field("comprehensive-3d", description="SR class that the peer takes; `dicomnode echo` shows it.")
+    associations: int = Field(1, ge=1, le=16, description="Associations that are sent over at the same time.")
+    priority: Priority = Field(
+        "medium", description="Priority (0000,0700) of our C-STOREs, and turn where `send.max_mbit_s` is short.",
+    )
+    max_mbit_s: float = Field(0, ge=0, description="This peer gets at most this much, Mbit/s; 0: no limit.")
+    windows: tuple[Window, ...] = Field(
+        (), description="Local times of day at which is sent, as 19:00-06:00; empty: always. Urgent results do not wait.",
+    )
     plain: bool = Field(False, description="true: an outside peer beyond this machine may be reached without TLS.")
     plain_reason: str = Field("", description="Why; required with plain = true.")
 
@@ -172,6 +199,9 @@ class Rule(_Model):
     model: str | None = Field(None, description="Findings model by name; absent: none.")
     outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, deidentified, original.")
     destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
+    urgent: Urgency = Field(
+        "never", description="Whose outputs go first: `abnormal` where the model calls a finding abnormal, or `always`.",
+    )
 
     @property
     def matches_all(self) -> bool:

@@ -35,6 +35,8 @@ from dicomnode.errors import BadSetting, FileMissing, OutOfResources, SpoolFull,
 from dicomnode.queue.owner import Owner, alive, this_process
 
 FOLDERS = ("tmp", "incoming", "outgoing", "quarantine")
+#: Room for held files where the settings name none: this part of the file system, at most so many bytes.
+_HOLDS_SHARE, _HOLDS_MOST = 10, 10 << 30
 _DIRECTORY_MODE, _FILE_MODE = 0o750, 0o640
 _ID = r"[0-9]{8}T[0-9]{12}-[0-9a-f]{8}"
 _UID = r"[0-9]+(?:\.[0-9]+)*"
@@ -160,6 +162,13 @@ class Spool:
         """Give the bytes that this user can still write."""
         status = os.statvfs(self.root)
         return status.f_bavail * status.f_frsize
+
+    def holds_room(self, asked: int | None) -> int:
+        """Give the room for held and quarantined files, bytes: what is asked for, or a tenth of the disk up to 10 GiB."""
+        if asked is not None:
+            return asked
+        status = os.statvfs(self.root)
+        return min(_HOLDS_MOST, status.f_blocks * status.f_frsize // _HOLDS_SHARE)
 
     # -- the door
     def temporary(self, instance_id: str) -> Path:

@@ -141,7 +141,7 @@ class Chores:
 
     def _holds(self, now: datetime) -> None:
         count, size = self._queue.aside()
-        over = size > self._settings.keep.holds_max_bytes
+        over = size > self._spool.holds_room(self._settings.keep.holds_max_bytes)
         if over and not self._over:
             log.error("holds_grown", count=count, bytes=size, actor="reviewer")
         if count > self._aside or (over and not self._over):

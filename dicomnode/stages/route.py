@@ -77,6 +77,7 @@ class RouteStage:
             model=rule.model,
             outputs=rule.outputs,
             destinations=rule.destinations,
+            urgent=rule.urgent,
         )
 
     def _from_picture(self, instance: Instance, image: Image) -> Mapping[str, float]:
