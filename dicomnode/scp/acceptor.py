@@ -1,8 +1,8 @@
 """The acceptor: listens, lets associations in by the `Door`, and drains when it is asked to stop.
 
-**Way** `run_acceptor` → `Listener` takes connections → `StoreAssociation` (one thread pair of pynetdicom) with its `Session`.
-SIGTERM sets ``stop``: the port is closed, running associations may end for `DRAIN_S` seconds, then they are aborted; what was
-not acknowledged leaves no file.
+**Way** `run_acceptor` → `Listener` takes connections → `Associations.admit` makes an association of each.
+SIGTERM sets ``stop``: the port is closed, running associations may end for `association.DRAIN_S` seconds, then they are
+aborted; what was not acknowledged leaves no file.
 
 **Fails** A port that cannot be listened on now is `CannotListen`, which ends the process with 1: the supervisor starts it
 again. An address or port that can never be had as set is `BadSetting`. Both name the port.
@@ -14,41 +14,23 @@ again. An address or port that can never be had as set is `BadSetting`. Both nam
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
+import socketserver
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
-from pydicom._uid_dict import UID_dictionary
-from pynetdicom import AE, _config, evt, register_uid
-from pynetdicom._globals import MODE_ACCEPTOR
-from pynetdicom.association import Association
-from pynetdicom.presentation import build_context
-from pynetdicom.service_class import ServiceClass, StorageServiceClass
-from pynetdicom.sop_class import uid_to_service_class
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
-
-from dicomnode import __version__, contexts
+from dicomnode import __version__
 from dicomnode.errors import BadSetting, CannotListen, DicomNodeError
-from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.log import get_logger
-from dicomnode.quieting import quiet
 from dicomnode.roles import Stop
+from dicomnode.scp.association import Associations
 from dicomnode.scp.door import Door
-from dicomnode.scp.receive import StoreDimse
-from dicomnode.scp.session import Session
-from dicomnode.scp.wire import Machine, Wire
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
-#: Running associations may end by themselves this long after the acceptor was told to stop, seconds.
-DRAIN_S = 10.0
-_ABORT_S = 2.0
-_TICK_S = 0.05
 #: The listening socket is looked at for a stop this often, seconds; connections wake it at once.
 _POLL_S = 0.25
 #: What a flood of connections or a lack of descriptors makes us say is said this often, seconds.
@@ -81,7 +63,7 @@ def run_acceptor(settings: Settings, stop: Stop, spool: Spool | None = None) -> 
         door.closed = True
         listener.shutdown()
         thread.join()
-        drain(listener)
+        listener.associations.drain()
         log.info("acceptor_stopped")
     return 0
 
@@ -96,19 +78,8 @@ def listen(settings: Settings, spool: Spool, door: Door) -> Listener:
     CannotListen
         It cannot be had now.
     """
-    _config.LOG_HANDLER_LEVEL = "none"  # it would decode and print every PDU
-    quiet()
-    known()
-    scp = settings.scp
-    ae = AE(ae_title=settings.node.ae_title)
-    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    ae.maximum_pdu_size = scp.max_pdu_bytes
-    ae.acse_timeout, ae.dimse_timeout, ae.network_timeout = scp.acse_timeout_s, scp.dimse_timeout_s, scp.network_timeout_s
-    # The door counts by itself; a silent connection is none of pynetdicom's associations.
-    ae.maximum_associations = scp.max_associations * 100
     try:
-        return Listener(ae, settings, spool, door)
+        return Listener(settings, spool, door)
     except OSError as error:
         raise _no_port(settings, error) from None
 
@@ -129,94 +100,19 @@ def _no_port(settings: Settings, error: OSError) -> DicomNodeError:
     return CannotListen(f"node.port: {where}")
 
 
-def drain(listener: Listener, drain_s: float | None = None) -> None:
-    """Let running associations end, then abort them, then cut their sockets."""
-    # Who is inside may end; who only connected is not waited for.
-    _wait(listener.door.count, time.monotonic() + (DRAIN_S if drain_s is None else drain_s))
-    for assoc in listener.active_associations:
-        assoc.abort(block=False)
-    _wait(lambda: listener.active_associations, time.monotonic() + _ABORT_S)
-    for assoc in listener.active_associations:
-        with contextlib.suppress(Exception):  # whatever state its threads left it in
-            cast("Wire", assoc.dul.socket)._shutdown_socket()  # noqa: SLF001 - see dicomnode.scp.wire, Limits
-    _wait(lambda: listener.active_associations, time.monotonic() + _ABORT_S)
-
-
-def _wait(claim: Callable[[], object], deadline: float) -> None:
-    while claim() and time.monotonic() < deadline:
-        time.sleep(_TICK_S)
-
-
-def known() -> None:
-    """Tell pynetdicom of the retired Storage SOP Classes that it has no service for."""
-    for uid in contexts.storage_classes():
-        if uid_to_service_class(uid) is ServiceClass:
-            keyword = UID_dictionary[uid][4] or f"Storage{uid.replace('.', '_')}"
-            register_uid(uid, keyword, StorageServiceClass)
-
-
-class StoreAssociation(Association):
-    """An association whose data sets go to the spool and whose end is always noticed."""
-
-    def __init__(self, ae: AE, session: Session) -> None:
-        super().__init__(ae, MODE_ACCEPTOR)
-        self.session = session
-        self.dimse = StoreDimse(self, session.open)
-        self.dul.state_machine = Machine(self.dul)
-
-    def run(self) -> None:
-        """Run until released, aborted or broken."""
-        try:
-            super().run()
-        finally:
-            self.session.ended(self)
-            cast("Wire", self.dul.socket)._shutdown_socket()  # noqa: SLF001 - see dicomnode.scp.wire, Limits
-
-
-class _Handler(RequestHandler):
-    """Makes a `StoreAssociation` of a connection, as pynetdicom's own handler makes an Association."""
-
-    def _create_association(self) -> StoreAssociation:
-        server = cast("Listener", self.server)
-        connection = self.request, self.client_address
-        session = Session(server.settings, server.spool, server.door, connection, self.local.as_tuple[:2])
-        assoc = StoreAssociation(self.ae, session)
-        assoc._server = server  # noqa: SLF001
-        assoc.name = f"AcceptorThread@{session.association_id}"  # pynetdicom finds associations by this name
-        scp = server.settings.scp
-        assoc.set_socket(Wire(
-            assoc, self.request, max_pdu_bytes=scp.max_pdu_bytes, timeout_s=scp.dimse_timeout_s, handshake_s=scp.acse_timeout_s,
-        ))
-        acceptor, requestor = assoc.acceptor, assoc.requestor
-        acceptor.maximum_length = self.ae.maximum_pdu_size
-        acceptor.ae_title = server.ae_title
-        acceptor.address_info = self.local
-        acceptor.implementation_class_uid = self.ae.implementation_class_uid
-        acceptor.implementation_version_name = self.ae.implementation_version_name
-        # Until `Session.requested` has judged, nothing but C-ECHO: an error there must not open the door.
-        acceptor.supported_contexts = [build_context(contexts.VERIFICATION, contexts.IMPLICIT)]
-        requestor.address_info = self.remote
-        assoc.bind(evt.EVT_REQUESTED, session.requested)
-        assoc.bind(evt.EVT_ACCEPTED, session.accepted)
-        assoc.bind(evt.EVT_CONN_CLOSE, session.closed)
-        assoc.bind(evt.EVT_C_STORE, session.store)
-        return assoc
-
-
-class Listener(ThreadedAssociationServer):
+class Listener(socketserver.TCPServer):
     """The listening socket of the node."""
 
     request_queue_size = 128
-    daemon_threads = True
+    allow_reuse_address = True
 
-    def __init__(self, ae: AE, settings: Settings, spool: Spool, door: Door) -> None:
-        self.settings, self.spool, self.door = settings, spool, door
+    def __init__(self, settings: Settings, spool: Spool, door: Door) -> None:
+        self.door = door
+        self.associations = Associations(settings, spool, door)
         self._turned_away, self._tell_at = 0, 0.0
         address = settings.node.bind, settings.node.port
-        ae._servers.append(self)  # noqa: SLF001 - `shutdown` takes it out again
-        super().__init__(
-            ae, address, settings.node.ae_title, [build_context(contexts.VERIFICATION)], request_handler=_Handler,
-        )
+        self.address_family = socket.AF_INET6 if ":" in settings.node.bind else socket.AF_INET
+        super().__init__(address, socketserver.BaseRequestHandler)
 
     @property
     def port(self) -> int:
@@ -249,6 +145,15 @@ class Listener(ThreadedAssociationServer):
         if due:
             self._tell_at = time.monotonic() + _TELL_S
         return due
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Make an association of a connection."""
+        self.associations.admit(request, client_address)
+
+    def shutdown(self) -> None:
+        """Stop `serve_forever` and close the port."""
+        super().shutdown()
+        self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what a connection did to us instead of printing it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dicomnode.scp.acceptor import drain, listen
+from dicomnode.scp.acceptor import listen
 from dicomnode.scp.door import Door
 from dicomnode.settings import NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
 from dicomnode.spool import Spool
@@ -70,4 +70,4 @@ def acceptor(config: Settings, spool: Spool | None = None) -> Iterator[Node]:
     finally:
         listener.shutdown()
         thread.join()
-        drain(listener, 0.2)
+        listener.associations.drain(0.2)

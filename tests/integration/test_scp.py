@@ -9,6 +9,7 @@ import io
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import threading
 import time
@@ -490,7 +491,7 @@ def test_drain_lets_a_running_association_end(tmp_path: Path) -> None:
 
 def test_drain_aborts_what_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An association that does not end by itself is aborted, and its half data set is gone."""
-    monkeypatch.setattr("dicomnode.scp.acceptor.DRAIN_S", 0.3)
+    monkeypatch.setattr("dicomnode.scp.association.DRAIN_S", 0.3)
     config = settings(tmp_path, open_=True)
     stop = threading.Event()
     thread = threading.Thread(target=run_acceptor, args=(config, stop))
@@ -652,8 +653,6 @@ def test_what_the_system_answers_to_the_port(
 
 def test_connections_that_the_system_cannot_give_are_told_of(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without descriptors the acceptor says so and waits; with them again it goes on."""
-    from pynetdicom.transport import AssociationServer
-
     stream = io.StringIO()
     log.configure(LogSettings(format="json"), "accept", b"k" * 32, stream=stream)
     tries = []
@@ -663,7 +662,7 @@ def test_connections_that_the_system_cannot_give_are_told_of(node: Node, monkeyp
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AssociationServer, "get_request", none_left)
+        patch.setattr(socketserver.TCPServer, "get_request", none_left)
         with socket.create_connection(("127.0.0.1", node.port)):
             time.sleep(1)
     assert 2 <= len(tries) < 15
