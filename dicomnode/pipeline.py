@@ -153,7 +153,8 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
         except Permanent as error:
             held.append(Held(kind, names, error.code))
     regions = coded.redacted.regions if coded is not None else ()
-    return Result(route, findings, regions, tuple(outputs), tuple(held), digest, watch.stage_ms)
+    urgent = route.urgent == "always" or (route.urgent == "abnormal" and findings.abnormal)
+    return Result(route, findings, regions, tuple(outputs), tuple(held), digest, watch.stage_ms, urgent)
 
 
 def _predecessors(order: Order, kind: OutputKind, identity: Identity) -> tuple[tuple[str, str], ...]:

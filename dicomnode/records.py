@@ -165,6 +165,8 @@ class Result:
     pixel_digest: str
     #: Milliseconds per stage.
     stage_ms: Mapping[str, float] = field(default_factory=dict)
+    #: The rule says so, or the rule and a finding: the outputs go before others.
+    urgent: bool = False
 
 
 DeliveryState = Literal["ready", "active", "deferred", "delivered", "hold", "expired", "dropped"]
@@ -186,6 +188,8 @@ class Delivery:
     location: str
     attempt: int
     created_at: datetime
+    #: Goes before others of its destination and does not wait for its send windows.
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

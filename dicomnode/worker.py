@@ -274,7 +274,7 @@ def _summary(result: Result) -> Summary:
         body_part=result.route.body_part, probability=round(result.route.probability, 4), rule=result.route.rule,
         model=f"{result.findings.model} {result.findings.version}".strip(), finding=top.label if top else "",
         finding_probability=round(top.probability, 4) if top else 0.0, abnormal=result.findings.abnormal,
-        regions=len(result.regions), pixel_digest=result.pixel_digest, stage_ms=result.stage_ms,
+        regions=len(result.regions), pixel_digest=result.pixel_digest, stage_ms=result.stage_ms, urgent=result.urgent,
     )
 
 

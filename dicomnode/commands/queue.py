@@ -111,7 +111,10 @@ def list_(
         return
     table = bare_table("instance", "state", "reason", "age", "modality", "from", "body part", "outputs")
     for row in rows:
-        outputs = ", ".join(f"{one['kind']} to {one['destination']}: {one['state']}" for one in deliveries_of(row))
+        outputs = ", ".join(
+            f"{one['kind']} to {one['destination']}: {one['state']}{', urgent' * bool(one['urgent'])}"
+            for one in deliveries_of(row)
+        )
         table.add_row(*(str(cell) for cell in (
             row["instance_id"], row["state"], row["reason"], age(row["received_at"]), row["modality"], row["calling_ae"],
             row["body_part"], outputs,

@@ -23,7 +23,7 @@ def print_summary(
 ) -> None:
     """Print what `Queue.counts` gives."""
     not_taken = sum(1 for _ in spool.incoming()) if not counts["instances"] else None
-    table = bare_table("what", "state", "count", "bytes", "oldest", "reason")
+    table = bare_table("what", "state", "count", "urgent", "bytes", "oldest", "reason")
     for group, states in counts.items():
         for state, facts in states.items():
             if as_json:
@@ -32,7 +32,8 @@ def print_summary(
             shown = f"lane {facts['state']}" if state == "lane" else state
             oldest = facts.get("since") if state == "lane" else facts.get("oldest")
             table.add_row(
-                group, shown, _text(facts.get("count")), _text(facts.get("bytes")), age(oldest), _text(facts.get("reason")),
+                group, shown, _text(facts.get("count")), _text(facts.get("urgent") or None), _text(facts.get("bytes")),
+                age(oldest), _text(facts.get("reason")),
             )
     if not as_json:
         wide_console().print(table)
@@ -59,7 +60,8 @@ def print_row(row: Mapping[str, object]) -> None:
     for one in deliveries_of(row):
         status = f"0x{one['status']:04X}" if isinstance(one["status"], int) else ""
         deliveries.add_row(*(_text(cell) for cell in (
-            one["kind"], one["destination"], one["state"], one["reason"], status, one["attempt"], one["sop_instance_uid"],
+            one["kind"], one["destination"], f"{one['state']}{', urgent' * bool(one['urgent'])}", one["reason"], status,
+            one["attempt"], one["sop_instance_uid"],
         )))
     if deliveries.row_count:
         console.print(deliveries)

@@ -93,6 +93,8 @@ class Summary:
     regions: int
     pixel_digest: str
     stage_ms: Mapping[str, float]
+    #: Its deliveries go before others.
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +175,16 @@ class Queue(Protocol):
         ...
 
     # -- delivery (sender)
-    def claim_deliveries(self, destination: str, owner: Owner, limit: int, now: datetime) -> tuple[Delivery, ...]:
-        """Take up to ``limit`` due deliveries of one destination, oldest first; their attempts are counted now."""
+    def claim_deliveries(
+        self, destination: str, owner: Owner, limit: int, now: datetime, *, urgent_only: bool = False,
+    ) -> tuple[Delivery, ...]:
+        """Take up to ``limit`` due deliveries of one destination, in the order in which they are to be sent; their attempts
+        are counted now.
+
+        Urgent ones go first, each kind by age. While ordinary ones are due, one in four of those that are claimed in
+        succession is ordinary at least, over all claims, and of a batch of several a quarter, rounded up. With
+        ``urgent_only``, as outside of a send window, ordinary ones are left.
+        """
         ...
 
     def settle(
@@ -219,7 +229,8 @@ class Queue(Protocol):
     def reclaim(self, alive: Callable[[Owner], bool]) -> tuple[Reclaimed, ...]:
         """Take back rows of owners that are not alive; the third death on one instance is quarantine, on one delivery hold.
 
-        Of the deliveries that a dead owner held for one destination only the oldest counts a death: that one was in hand.
+        Of the deliveries that a dead owner had claimed together, only the first that it had not ended counts a death: that
+        one was in hand.
         """
         ...
 
@@ -271,7 +282,7 @@ class Queue(Protocol):
 
     def counts(self) -> Mapping[str, Mapping[str, Mapping[str, object]]]:
         """Per state ``count``, ``oldest`` and ``bytes`` (instances only), for ``instances``, ``deliveries`` and for each
-        destination as ``to <name>``; there ``lane`` has state, reason and since of the destination.
+        destination as ``to <name>``, there with ``urgent``; and ``lane`` has state, reason and since of the destination.
         """
         ...
 

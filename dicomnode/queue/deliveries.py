@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -17,13 +18,31 @@ Lane = Literal["up", "down", "blocked"]
 _DUE = """
 SELECT * FROM (
     SELECT * FROM (
-        SELECT * FROM deliveries WHERE state = 'ready' AND destination = :destination ORDER BY delivery_id LIMIT :limit)
+        SELECT * FROM deliveries WHERE state = 'ready' AND destination = :destination AND urgent = :urgent
+        ORDER BY delivery_id LIMIT :limit)
     UNION ALL
     SELECT * FROM (
-        SELECT * FROM deliveries WHERE state = 'deferred' AND destination = :destination AND due_at <= :now
-        ORDER BY delivery_id LIMIT :limit)
+        SELECT * FROM deliveries
+        WHERE state = 'deferred' AND destination = :destination AND urgent = :urgent AND due_at <= :now
+        ORDER BY due_at LIMIT :limit)
 ) ORDER BY delivery_id LIMIT :limit
 """
+_ANY_DUE = """
+SELECT EXISTS (SELECT 1 FROM deliveries WHERE state = 'ready' AND destination = :destination AND urgent >= :urgent)
+    OR EXISTS (
+        SELECT 1 FROM deliveries
+        WHERE state = 'deferred' AND destination = :destination AND urgent IN (1, :urgent) AND due_at <= :now)
+"""
+_CLAIM = """
+UPDATE deliveries SET state = 'active', owner = :owner, attempt = attempt + 1, due_at = NULL, since = :now, turn = :turn
+WHERE delivery_id = :delivery_id
+"""
+_RUN = """
+INSERT INTO turns (destination, urgent_run) VALUES (:destination, :run)
+ON CONFLICT (destination) DO UPDATE SET urgent_run = excluded.urgent_run
+"""
+#: So many urgent ones in succession at most, while ordinary ones are due.
+URGENT_RUN = 3
 _SETTLE = """
 UPDATE deliveries SET state = :state, owner = NULL, reason = :reason, status = :status, due_at = :due, since = :now
 WHERE delivery_id = :delivery_id AND state = 'active' AND owner = :owner AND attempt = :attempt
@@ -39,24 +58,32 @@ def delivery_of(row: sqlite3.Row, attempt: int | None = None) -> Delivery:
         sop_class_uid=row["sop_class_uid"], sop_instance_uid=row["sop_instance_uid"],
         transfer_syntax_uid=row["transfer_syntax_uid"], identity=row["identity"], location=row["location"],
         attempt=row["attempt"] if attempt is None else attempt, created_at=from_db(row["created_at"]),
+        urgent=bool(row["urgent"]),
     )
 
 
 class Deliveries(Database):
     """What the sender's lanes ask."""
 
-    def claim_deliveries(self, destination: str, owner: Owner, limit: int, now: datetime) -> tuple[Delivery, ...]:
-        """Take up to ``limit`` due deliveries of one destination, oldest first."""
-        values = {"destination": destination, "now": to_db(now), "limit": limit}
-        if not self._all(_DUE, values):  # without the write lock: idle lanes ask often
+    def claim_deliveries(
+        self, destination: str, owner: Owner, limit: int, now: datetime, *, urgent_only: bool = False,
+    ) -> tuple[Delivery, ...]:
+        """Take up to ``limit`` due deliveries of one destination, urgent ones first, without starving the others."""
+        values = {"destination": destination, "now": to_db(now), "limit": limit, "urgent": int(urgent_only)}
+        if not self._all(_ANY_DUE, values)[0][0]:  # without the write lock: idle lanes ask often
             return ()
         with self._transaction(durable=False) as connection:
-            rows = connection.execute(_DUE, values).fetchall()
-            connection.executemany(
-                "UPDATE deliveries SET state = 'active', owner = ?, attempt = attempt + 1, due_at = NULL, since = ? "
-                "WHERE delivery_id = ?",
-                [(owner_text(owner), to_db(now), row["delivery_id"]) for row in rows],
-            )
+            urgent = connection.execute(_DUE, values | {"urgent": 1}).fetchall()
+            ordinary = [] if urgent_only else connection.execute(_DUE, values | {"urgent": 0}).fetchall()
+            found = connection.execute("SELECT urgent_run FROM turns WHERE destination = ?", (destination,)).fetchone()
+            before = found[0] if found else 0
+            rows, run = in_turn(urgent, ordinary, limit, before)
+            connection.executemany(_CLAIM, [
+                {"owner": owner_text(owner), "now": to_db(now), "turn": turn, "delivery_id": row["delivery_id"]}
+                for turn, row in enumerate(rows)
+            ])
+            if run != before:
+                connection.execute(_RUN, {"destination": destination, "run": run})
         return tuple(delivery_of(row, row["attempt"] + 1) for row in rows)
 
     def settle(
@@ -117,6 +144,31 @@ class Deliveries(Database):
                 {"name": name, "state": state, "reason": reason, "now": to_db(now)},
             )
         return True
+
+
+def in_turn(
+    urgent: Sequence[sqlite3.Row], ordinary: Sequence[sqlite3.Row], limit: int, run: int,
+) -> tuple[list[sqlite3.Row], int]:
+    """Give the rows of a batch in the order in which they are sent, and the run of urgent ones at its end.
+
+    Parameters
+    ----------
+    run
+        Urgent ones claimed in succession before this batch.
+    """
+    batch: list[sqlite3.Row] = []
+    first, rest = deque(urgent), deque(ordinary)
+    # A batch of one leaves the share to the run, or nothing urgent would ever go first.
+    owed = -(-limit // (URGENT_RUN + 1)) if limit > 1 else 0
+    while len(batch) < limit and (first or rest):
+        last_chance = limit - len(batch) <= min(owed, len(rest))
+        if rest and (not first or run >= URGENT_RUN or last_chance):
+            batch.append(rest.popleft())
+            run, owed = 0, owed - 1
+        else:
+            batch.append(first.popleft())
+            run = min(run + 1, URGENT_RUN)
+    return batch, run
 
 
 def _ended(delivery: Delivery, changed: int) -> None:

@@ -20,10 +20,13 @@ _BATCH = 500
 _OWNERS = """
 SELECT owner FROM instances WHERE owner IS NOT NULL UNION SELECT owner FROM deliveries WHERE owner IS NOT NULL
 """
-#: Only the oldest delivery that an owner held for a destination was in hand; the others waited in its batch.
+#: Of the deliveries that an owner claimed at one moment, only the first was in hand; the others waited in its batch.
 _DEATHS = """
 UPDATE deliveries SET deaths = deaths + 1 WHERE delivery_id IN (
-    SELECT min(delivery_id) FROM deliveries WHERE owner = ? GROUP BY destination)
+    SELECT delivery_id FROM (
+        SELECT delivery_id, row_number() OVER (PARTITION BY destination, since ORDER BY turn, delivery_id) AS place
+        FROM deliveries WHERE owner = ?)
+    WHERE place = 1)
 """
 _SOURCES = """
 SELECT 'source', location FROM instances AS i INDEXED BY instances_with_file

@@ -14,7 +14,9 @@ from dicomnode.errors import NotFound, RedactionUncertain
 from dicomnode.queue.database import Database, from_db, to_db
 
 _TIMES = frozenset({"since", "due_at", "received_at", "created_at", "life_from", "at"})
-_FLAGS = frozenset({"waived", "accepted", "file_gone", "own_result", "abnormal", "told"})
+_FLAGS = frozenset({"waived", "accepted", "file_gone", "own_result", "abnormal", "told", "urgent"})
+#: Columns that say nothing to people.
+_INNER = frozenset({"turn"})
 _FIND = """
 SELECT instance_id FROM instances WHERE instance_id = :key OR sop_instance_uid = :key
 UNION SELECT instance_id FROM deliveries WHERE sop_instance_uid = :key AND location <> ''
@@ -87,10 +89,10 @@ class People(Database):
         for row in self._all("SELECT state, count(*), min(created_at) FROM deliveries GROUP BY state"):
             counted["deliveries"][row[0]] = {"count": row[1], "oldest": _iso(row[2])}
         for row in self._all(
-            "SELECT destination, state, count(*), min(created_at) FROM deliveries "
+            "SELECT destination, state, count(*), sum(urgent), min(created_at) FROM deliveries "
             "GROUP BY destination, state ORDER BY destination",
         ):
-            counted.setdefault(f"to {row[0]}", {})[row[1]] = {"count": row[2], "oldest": _iso(row[3])}
+            counted.setdefault(f"to {row[0]}", {})[row[1]] = {"count": row[2], "urgent": row[3], "oldest": _iso(row[4])}
         for row in self._all("SELECT name, state, reason, since FROM destinations ORDER BY name"):
             counted.setdefault(f"to {row[0]}", {})["lane"] = {"state": row[1], "reason": row[2], "since": _iso(row[3])}
         return counted
@@ -209,6 +211,8 @@ def _plain(row: sqlite3.Row) -> dict[str, object]:
     plain: dict[str, object] = {}
     for name in row.keys():  # noqa: SIM118 - a sqlite3.Row iterates over values
         value = row[name]
+        if name in _INNER:
+            continue
         if name in _TIMES:
             value = _iso(value)
         elif name in _FLAGS:

@@ -68,15 +68,15 @@ ORDER BY o.instance_id
 _DELIVER = """
 INSERT INTO deliveries (
     instance_id, generation, kind, destination, state, since, created_at, life_from,
-    location, sop_class_uid, sop_instance_uid, transfer_syntax_uid, identity)
-VALUES (?, ?, ?, ?, 'ready', ?, ?, ?, ?, ?, ?, ?, ?)
+    location, sop_class_uid, sop_instance_uid, transfer_syntax_uid, identity, urgent)
+VALUES (?, ?, ?, ?, 'ready', ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (
     sop_instance_uid, destination, CASE kind WHEN 'original' THEN instance_id || '/' || generation ELSE '' END
 ) WHERE location <> '' AND state <> 'dropped' DO NOTHING
 """
 _HELD = """
-INSERT INTO deliveries (instance_id, generation, kind, destination, state, reason, since, created_at, life_from)
-VALUES (?, ?, ?, ?, 'hold', ?, ?, ?, ?)
+INSERT INTO deliveries (instance_id, generation, kind, destination, state, reason, since, created_at, life_from, urgent)
+VALUES (?, ?, ?, ?, 'hold', ?, ?, ?, ?, ?)
 """
 
 
@@ -160,7 +160,7 @@ class Work(Database):
         reason: str = "",
     ) -> None:
         """End the claim as done and make its deliveries."""
-        instance_id, time = claim.instance.instance_id, to_db(now)
+        instance_id, time, urgent = claim.instance.instance_id, to_db(now), int(summary.urgent)
         facts = _facts(summary, whole=claim.only is None)
         with self._transaction() as connection:
             _end(connection, claim, owner, "done", reason=reason, pixel_digest=summary.pixel_digest, now=now)
@@ -170,13 +170,13 @@ class Work(Database):
                 for destination in output.destinations:
                     written = connection.execute(_DELIVER, (
                         instance_id, claim.generation, output.kind, destination, time, time, time, output.location,
-                        output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity,
+                        output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity, urgent,
                     )).rowcount
                     made -= int(written == 0)  # the very same object is delivered there for another row
             for item in held:
                 for destination in item.destinations:
                     connection.execute(
-                        _HELD, (instance_id, claim.generation, item.kind, destination, item.reason, time, time, time),
+                        _HELD, (instance_id, claim.generation, item.kind, destination, item.reason, time, time, time, urgent),
                     )
             columns = ", ".join(f"{name} = :{name}" for name in facts)
             # Found again, or of pixels that were looked at before, a finding is no news.

@@ -22,14 +22,19 @@ SR = "1.2.840.10008.5.1.4.1.1.88.34"
 DELIVERED = Verdict("delivered", status=0)
 
 
+def instance_id(number: int) -> str:
+    """The id of the instance of this number, in the order of numbers."""
+    return f"20260301T12{number // 60:02d}{number % 60:02d}000000-{number:08x}"
+
+
 def instance(number: int = 1, *, uid: str = "", sha256: str = "", own: bool = False) -> Instance:
     """The instance of this number; its SOP Instance UID and bytes are its own unless given."""
-    instance_id = f"20260301T1200{number:02d}000000-{number:08x}"
+    own_id = instance_id(number)
     return Instance(
-        instance_id=instance_id, sop_class_uid="1.2.840.10008.5.1.4.1.1.2", sop_instance_uid=uid or f"1.2.{number}",
+        instance_id=own_id, sop_class_uid="1.2.840.10008.5.1.4.1.1.2", sop_instance_uid=uid or f"1.2.{number}",
         series_instance_uid="1.3", study_instance_uid="1.4", transfer_syntax_uid="1.2.840.10008.1.2.1", modality="CT",
         calling_ae="MODALITY", called_ae="DICOMNODE", address="127.0.0.1", received_at=NOW,
-        location=f"incoming/2026030112/{instance_id}.dcm", size_bytes=1000, sha256=sha256 or f"{number:064x}", own_result=own,
+        location=f"incoming/2026030112/{own_id}.dcm", size_bytes=1000, sha256=sha256 or f"{number:064x}", own_result=own,
     )
 
 
@@ -74,6 +79,18 @@ def one_delivery(queue: Queue, now: datetime = NOW, owner: Owner = ME) -> Delive
     """Claim the one delivery that is due for the archive."""
     (delivery,) = queue.claim_deliveries("pacs", owner, 10, now)
     return delivery
+
+
+def several(queue: Queue, first: int, last: int, *, urgent: bool) -> None:
+    """Instances of these numbers, each with one delivery to the archive."""
+    for number in range(first, last + 1):
+        queue.add(instance(number))
+        queue.finish(claimed(queue), ME, dataclasses.replace(SUMMARY, urgent=urgent), [output(number)], [], NOW)
+
+
+def kinds(batch: Sequence[Delivery]) -> str:
+    """A letter for each delivery: urgent or ordinary."""
+    return "".join("U" if one.urgent else "O" for one in batch)
 
 
 class QueueContract:
@@ -295,6 +312,59 @@ class QueueContract:
         assert queue.claim_deliveries("pacs", ME, 2, NOW) == ()
         assert queue.waiting_destinations() == {"pacs": 3, "lab": 3}
 
+    def test_urgent_deliveries_go_first_and_every_fourth_is_ordinary(self, queue: Queue) -> None:
+        """Each kind by its age; of a batch of several a quarter is ordinary, rounded up."""
+        several(queue, 1, 20, urgent=False)
+        several(queue, 21, 40, urgent=True)
+        batch = queue.claim_deliveries("pacs", ME, 10, NOW)
+        assert kinds(batch) == "UUUOUUUOUO"
+        assert [one.instance_id for one in batch if one.urgent] == [instance(n).instance_id for n in range(21, 28)]
+        assert [one.instance_id for one in batch if not one.urgent] == [instance(n).instance_id for n in (1, 2, 3)]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 7, 16])
+    def test_nothing_ordinary_starves_behind_urgent_deliveries_that_never_end(self, queue: Queue, limit: int) -> None:
+        """However small the batches and however many urgent ones come: in any four in succession is an ordinary one."""
+        several(queue, 1, 12, urgent=False)
+        sent, number = "", 20
+        while sent.count("O") < 12:
+            several(queue, number, number + limit - 1, urgent=True)  # as many come as are claimed
+            number += limit
+            batch = queue.claim_deliveries("pacs", ME, limit, NOW)
+            sent += kinds(batch)
+            for delivery in batch:
+                queue.settle(delivery, ME, DELIVERED, NOW)
+        assert "UUUU" not in sent[: sent.rindex("O")]
+        assert sent.startswith("U"), "what is urgent goes first all the same"
+
+    def test_without_urgent_deliveries_the_others_have_every_place_and_the_reverse(self, queue: Queue) -> None:
+        """A share that nobody needs is not kept free."""
+        several(queue, 1, 3, urgent=False)
+        assert kinds(queue.claim_deliveries("pacs", ME, 8, NOW)) == "OOO"
+        several(queue, 4, 9, urgent=True)
+        assert kinds(queue.claim_deliveries("pacs", ME, 8, NOW)) == "UUUUUU"
+
+    def test_outside_of_a_send_window_urgent_deliveries_alone_are_claimed(self, queue: Queue) -> None:
+        """Deferred ones when due; the others stay as they are."""
+        several(queue, 1, 3, urgent=False)
+        assert queue.claim_deliveries("pacs", ME, 8, NOW, urgent_only=True) == ()
+        several(queue, 4, 5, urgent=True)
+        first, second = queue.claim_deliveries("pacs", ME, 8, NOW, urgent_only=True)
+        queue.settle(first, ME, Verdict("deferred", "no_status"), NOW, LATER)
+        queue.unclaim(second, ME)
+        for now, due in ((NOW, second), (LATER, first)):
+            (again,) = queue.claim_deliveries("pacs", ME, 8, now, urgent_only=True)
+            assert again.delivery_id == due.delivery_id
+        assert kinds(queue.claim_deliveries("pacs", ME, 8, LATER)) == "OOO"
+
+    def test_a_delivery_that_is_held_and_sent_again_stays_urgent(self, queue: Queue) -> None:
+        """What it is does not change with what befalls it."""
+        several(queue, 1, 1, urgent=True)
+        queue.settle(one_delivery(queue), ME, Verdict("refused", "refused_by_peer"), NOW)
+        queue.retry(instance(1).instance_id, NOW)
+        assert one_delivery(queue).urgent
+        (row,) = queue.find(instance(1).instance_id)
+        assert row["deliveries"][0]["urgent"] is True  # type: ignore[index]
+
     @pytest.mark.parametrize(("verdict", "state", "reason"), [
         (DELIVERED, "delivered", ""),
         (Verdict("delivered", status=0x0111), "delivered", ""),
@@ -391,6 +461,16 @@ class QueueContract:
         assert [(one.kind, one.set_aside) for one in taken] == [("delivery", True), ("delivery", False)]
         assert deliveries_of(queue, instance(1)) == [("sr", "pacs", "hold")]
         assert deliveries_of(queue, instance(2)) == [("sr", "pacs", "ready")]
+
+    def test_the_first_of_a_dead_batch_counts_the_death_in_the_order_of_sending(self, queue: Queue) -> None:
+        """An urgent delivery that kills its sender is set aside, not the ordinary one that is older and waited behind it."""
+        several(queue, 1, 2, urgent=False)
+        several(queue, 3, 3, urgent=True)
+        for _ in range(3):
+            assert kinds(queue.claim_deliveries("pacs", ME, 10, NOW)) == "UOO"
+            queue.reclaim(lambda _: False)
+        states = [deliveries_of(queue, instance(number))[0][2] for number in (1, 2, 3)]
+        assert states == ["ready", "ready", "hold"]
 
     def test_a_living_process_can_let_go_of_what_it_could_not_end(self, queue: Queue) -> None:
         """Its own rows only, of one destination only, and neither try nor death is counted."""
@@ -532,7 +612,7 @@ class QueueContract:
         counts = queue.counts()
         assert counts["instances"]["waiting"] == {"count": 1, "bytes": 1000, "oldest": NOW.isoformat()}
         assert counts["deliveries"]["ready"] == {"count": 2, "oldest": NOW.isoformat()}
-        assert counts["to pacs"]["ready"] == {"count": 1, "oldest": NOW.isoformat()}
+        assert counts["to pacs"]["ready"] == {"count": 1, "urgent": 0, "oldest": NOW.isoformat()}
         assert counts["to pacs"]["lane"] == {"state": "down", "reason": "peer_unavailable", "since": NOW.isoformat()}
 
     def test_retry_works_again_under_the_same_rules(self, queue: Queue) -> None:

@@ -25,7 +25,7 @@ from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import Material
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import NAMELESS_KINDS, Kit, Order, _groups, digest_of, process
-from dicomnode.records import Findings, Instance, Output, OutputKind, Result, Route
+from dicomnode.records import Findings, Instance, Output, OutputKind, Result, Route, Urgency
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.stages.encode import Encode
 from tests.unit.fakes import MARK, PEERS, Unwanted, kit, raising, redacted, route
@@ -333,6 +333,15 @@ def test_only_what_is_asked_for_is_held(error: Permanent) -> None:
     result = work(broken, order=Order(1, only=frozenset({("sc", "pacs")})))
     assert result.outputs == ()
     assert [(one.kind, one.destinations, one.reason) for one in result.held] == [("sc", ("pacs",), error.code)]
+
+
+@pytest.mark.parametrize(("urgent", "found", "first"), [
+    ("never", True, False), ("abnormal", True, True), ("abnormal", False, False), ("always", False, True),
+])
+def test_what_is_urgent_is_said_by_the_rule_or_by_rule_and_finding(urgent: Urgency, found: bool, first: bool) -> None:
+    """A finding alone makes nothing urgent, nor does a rule that asks for one that is not there."""
+    chosen = dataclasses.replace(route(("sr",)), urgent=urgent)
+    assert work(kit(chosen, infer=lambda *_: FINDINGS if found else Findings())).urgent is first
 
 
 @pytest.mark.parametrize(("kinds", "asked"), [(("sc",), [1]), (("sr", "sc"), [1]), (("sc", "deidentified"), None)])

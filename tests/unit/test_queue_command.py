@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import os
@@ -75,7 +76,7 @@ def test_the_summary_counts_states_and_destinations(settings: Settings, queue: S
     assert all(word in table for word in ("waiting", "done", "1000", "to pacs", "lane down", "peer_unavailable"))
     found = records(run(settings, "--json"))
     assert {"of": "instances", "state": "waiting", "count": 1, "bytes": 1000, "oldest": NOW.isoformat()} in found
-    assert {"to": "pacs", "state": "ready", "count": 1, "oldest": NOW.isoformat()} in found
+    assert {"to": "pacs", "state": "ready", "count": 1, "urgent": 0, "oldest": NOW.isoformat()} in found
     assert {"to": "pacs", "lane": "down", "reason": "peer_unavailable", "since": NOW.isoformat()} in found
 
 
@@ -90,6 +91,20 @@ def test_list_shows_what_is_asked_for(settings: Settings, queue: SqliteQueue) ->
     assert ONE in table
     assert TWO not in table
     assert run(settings, "list", "--state", "nonsense").exit_code == 2
+
+
+def test_what_is_urgent_is_shown(settings: Settings, queue: SqliteQueue) -> None:
+    """In the list, in show and in the summary, for people and for programs."""
+    queue.add(instance(1))
+    queue.finish(claimed(queue), ME, dataclasses.replace(SUMMARY, urgent=True), [output()], [], NOW)
+    worked(queue, instance(2), [output(2)])
+    assert "sr to pacs: ready, urgent" in run(settings, "list").stdout
+    assert "ready, urgent" in run(settings, "show", ONE).stdout
+    assert "urgent" not in run(settings, "show", TWO).stdout
+    (row,) = records(run(settings, "show", ONE, "--json"))
+    assert row["deliveries"][0]["urgent"] is True  # type: ignore[index]
+    summary = records(run(settings, "--json"))
+    assert {"to": "pacs", "state": "ready", "count": 2, "urgent": 1, "oldest": NOW.isoformat()} in summary
 
 
 @pytest.mark.parametrize("key", [ONE, "1.2.1", "2.25.1"])

@@ -16,8 +16,10 @@ import pytest
 from dicomnode.errors import BadSetting, QueueDamaged, QueueUnavailable, Transient
 from dicomnode.queue import Owner
 from dicomnode.queue.database import from_db, owner_of, owner_text, scripts, to_db
+from dicomnode.queue.deliveries import _ANY_DUE, _DUE
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.queue.work import _FIELDS
 from dicomnode.records import Held
 
 from .queue_contract import ME, NOW, SUMMARY, QueueContract, claimed, instance, output, worked
@@ -46,7 +48,8 @@ PAIRS = [
     *(("instances", old, new) for old, new in itertools.permutations(INSTANCE_STATES, 2)),
     *(("deliveries", old, new) for old, new in itertools.permutations(DELIVERY_STATES, 2)),
 ]
-NEWER = {2: "ALTER TABLE instances ADD COLUMN priority INTEGER NOT NULL DEFAULT 7;\n-- the end\n"}
+NEXT = max(scripts()) + 1
+NEWER = {NEXT: "ALTER TABLE instances ADD COLUMN priority INTEGER NOT NULL DEFAULT 7;\n-- the end\n"}
 
 
 @pytest.fixture
@@ -170,26 +173,88 @@ def test_a_second_process_sees_what_the_first_one_wrote(queue: SqliteQueue, path
 
 
 def test_an_old_database_is_brought_forward_with_its_rows(path: Path) -> None:
-    """Newer code with one more migration opens a version 1 with rows and goes on working them."""
+    """Newer code with one more migration opens a queue with rows and goes on working them."""
     old = SqliteQueue(path)
     worked(old, instance(1), [output()])
     old.add(instance(2))
     old.close()
     new = SqliteQueue(path, versions={**scripts(), **NEWER})
-    assert new._version() == 2
+    assert new._version() == NEXT
     assert [row["priority"] for row in new.rows()] == [7, 7]
     assert claimed(new).instance == instance(2)
     new.close()
 
 
+@pytest.fixture
+def first_version(path: Path) -> Path:
+    """A queue as version 1 left it: an instance done and one waiting, deliveries ready, deferred, in hand and on hold."""
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(scripts()[1])
+    old.execute("PRAGMA user_version = 1")
+    for number, state in ((1, "waiting"), (2, "waiting")):
+        one, time = instance(number), to_db(NOW)
+        values = {name: getattr(one, name) for name in _FIELDS}
+        old.execute(
+            f"INSERT INTO instances ({', '.join(_FIELDS)}, state, since, received_at) "  # noqa: S608 - our own columns
+            f"VALUES ({', '.join('?' * len(_FIELDS))}, ?, ?, ?)", (*values.values(), state, time, time),
+        )
+    old.execute("UPDATE instances SET state = 'active', owner = 'b:1:1' WHERE instance_id = ?", (instance(1).instance_id,))
+    old.execute("UPDATE instances SET state = 'done', owner = NULL, made = 4 WHERE state = 'active'")
+    for number, state in enumerate(("ready", "deferred", "active", "hold")):
+        old.execute(
+            "INSERT INTO deliveries (instance_id, generation, kind, destination, state, since, created_at, life_from, "
+            "location, sop_class_uid, sop_instance_uid, transfer_syntax_uid, identity) "
+            "VALUES (?, 0, 'sr', 'pacs', 'ready', 0, 0, 0, ?, '1.2', ?, '1.2', 'kept')",
+            (instance(1).instance_id, f"outgoing/2.25.{number}.dcm", f"2.25.{number}"),
+        )
+        if state != "ready":
+            old.execute("UPDATE deliveries SET state = 'active', owner = 'b:1:1' WHERE delivery_id = last_insert_rowid()")
+        if state in ("deferred", "hold"):
+            old.execute(
+                "UPDATE deliveries SET state = ?, owner = NULL, due_at = ? WHERE delivery_id = last_insert_rowid()",
+                (state, 0 if state == "deferred" else None),
+            )
+    old.execute(
+        "INSERT INTO acts (instance_id, at, who, what, rows) VALUES (?, 0, 'anna', 'release', 1)", (instance(1).instance_id,),
+    )
+    old.close()
+    return path
+
+
+def test_a_filled_first_version_is_brought_forward_and_goes_on(first_version: Path) -> None:
+    """Every row is there with its state, nothing is urgent, and claims, deaths and acts go on where they were."""
+    queue = SqliteQueue(first_version)
+    assert queue._version() == max(scripts())
+    assert queue.verify() == ()
+    done, waiting = queue.rows()
+    assert (done["state"], waiting["state"]) == ("done", "waiting")
+    assert [(one["state"], one["urgent"]) for one in done["deliveries"]] == [  # type: ignore[attr-defined]
+        ("ready", False), ("deferred", False), ("active", False), ("hold", False),
+    ]
+    assert [act["who"] for act in done["acts"]] == ["anna"]  # type: ignore[attr-defined]
+    assert [taken.kind for taken in queue.reclaim(lambda _: False)] == ["delivery"]
+    assert [one.delivery_id for one in queue.claim_deliveries("pacs", ME, 9, NOW)] == [1, 2, 3]
+    assert claimed(queue).instance == instance(2)
+    queue.close()
+
+
+def test_processes_that_open_a_first_version_together_bring_it_forward_once(first_version: Path) -> None:
+    """One migrates, the others wait; each works on what it then finds."""
+    _run_four(first_version, "work", expected=1)
+    queue = SqliteQueue(first_version)
+    assert queue._version() == max(scripts())
+    assert [row["state"] for row in queue.rows()] == ["done", "done"]
+    queue.close()
+
+
 def test_a_migration_that_fails_leaves_the_old_version_whole(path: Path) -> None:
     """Statements before the fault are undone too, and the old code still opens it."""
     SqliteQueue(path).close()
-    broken = {**scripts(), 2: f"{NEWER[2]}DROP TABLE no_such_table;\n"}
+    broken = {**scripts(), NEXT: f"{NEWER[NEXT]}DROP TABLE no_such_table;\n"}
     with pytest.raises(QueueUnavailable):
         SqliteQueue(path, versions=broken)
     old = SqliteQueue(path)
-    assert old._version() == 1
+    assert old._version() == NEXT - 1
     assert "priority" not in {row[1] for row in old._connection.execute("PRAGMA table_info(instances)")}
     old.close()
 
@@ -197,7 +262,7 @@ def test_a_migration_that_fails_leaves_the_old_version_whole(path: Path) -> None
 def test_a_database_from_the_future_is_refused_with_both_versions_named(path: Path) -> None:
     """Older software does not touch what it does not know."""
     SqliteQueue(path, versions={**scripts(), **NEWER}).close()
-    with pytest.raises(BadSetting, match=r"queue version 2.*knows 1"):
+    with pytest.raises(BadSetting, match=rf"queue version {NEXT}.*knows {NEXT - 1}"):
         SqliteQueue(path)
 
 
@@ -291,6 +356,19 @@ def _read_all(path: Path) -> None:
 def _add_many(queue: SqliteQueue) -> None:
     for number in range(2, 60):
         queue.add(instance(number))
+
+
+@pytest.mark.parametrize("urgent_only", [False, True])
+def test_a_claim_looks_at_what_it_takes_and_no_more(queue: SqliteQueue, urgent_only: bool) -> None:
+    """Each question of a claim is answered by an index to the end, without sorting or scanning a long queue."""
+    values = {"destination": "pacs", "now": 0, "limit": 9, "urgent": int(urgent_only)}
+    for sql in (_DUE, _ANY_DUE):
+        plan = [row[3] for row in queue._connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        assert not [step for step in plan if step.startswith("SCAN deliveries")], plan
+        used = [step for step in plan if step.startswith("SEARCH deliveries")]
+        assert len(used) == 2
+        assert any("deliveries_by_state (state=? AND destination=? AND urgent" in step for step in used)
+        assert any("deliveries_due (destination=? AND urgent=? AND due_at<?" in step for step in used)
 
 
 # -- many processes

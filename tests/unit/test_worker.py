@@ -126,6 +126,19 @@ def fresh(number: int) -> bytes:
     return variant(uid=f"1.2.3.{number}")
 
 
+def test_what_the_pipeline_calls_urgent_is_claimed_first(desk: Desk) -> None:
+    """The deliveries of an abnormal finding pass those of an instance that came before it."""
+    first = desk.receive(fresh(1))
+    desk.worker.step()
+    desk.change(route=lambda *_: dataclasses.replace(fakes.route(("sr",)), urgent="abnormal"))
+    second = desk.receive(fresh(2))
+    desk.worker.step()
+    claimed = desk.queue.claim_deliveries("pacs", desk.owner, 9, datetime.now(UTC))
+    assert [(one.instance_id, one.urgent) for one in claimed] == [
+        (second.instance_id, True), (first.instance_id, False), (first.instance_id, False),
+    ]
+
+
 # -- the good way
 def test_a_claim_ends_done_with_its_deliveries(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
     """SR and SC stand in outgoing under their UIDs, their deliveries are ready, and one line tells of it."""
