@@ -24,6 +24,7 @@ from typing import Literal
 from dicomnode.errors import ConfigError, DicomNodeError
 from dicomnode.kitting import load_models, models_dir
 from dicomnode.settings import Settings
+from dicomnode.spool.room import free_bytes, held_bytes, intake_bytes
 
 #: File systems that do not keep the order of rename and fsync, as /proc/self/mountinfo names them.
 _NETWORK = frozenset({
@@ -178,14 +179,19 @@ def file_system(path: Path) -> str:
 
 def _disk(settings: Settings) -> Answers:
     scp = settings.scp
-    free = shutil.disk_usage(_existing(settings.node.state_dir.absolute())).free
-    text = f"{free / 1e9:.1f} GB free, associations are refused below {scp.min_free_bytes / 1e9:.1f} GB"
+    base, asked = _existing(settings.node.state_dir.absolute()), settings.keep.holds_max_bytes
+    held = held_bytes(settings.node.state_dir)
+    free, left = free_bytes(base), intake_bytes(base, asked, held)
+    text = (
+        f"{left / 1e9:.1f} GB for the intake ({free / 1e9:.1f} GB free, the room for holds is kept apart), "
+        f"associations are refused below {scp.min_free_bytes / 1e9:.1f} GB"
+    )
     if scp.reserve_bytes > scp.min_free_bytes:
         yield Answer("disk", "warning", "scp.reserve_bytes is above scp.min_free_bytes: instances refused first")
-    if free < scp.min_free_bytes:
+    if left < scp.min_free_bytes:
         yield Answer("disk", "fault", text)
     else:
-        yield Answer("disk", "warning" if free < 2 * scp.min_free_bytes else "ok", text)
+        yield Answer("disk", "warning" if left < 2 * scp.min_free_bytes else "ok", text)
 
 
 def _peers(settings: Settings, echo: Echo | None) -> Answers:

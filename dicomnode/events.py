@@ -121,6 +121,7 @@ KEYS: Mapping[str, str] = {
     "count": "How many.",
     "bytes": "How many bytes.",
     "free_bytes": "Free bytes on the disk of the state directory.",
+    "intake_bytes": "Of these, what new instances may take: without the room kept for holds.",
     "received": "Instances received.",
     "refused": "Instances refused.",
     "delivered": "Outputs delivered.",

@@ -90,10 +90,11 @@ class ScpSettings(_Model):
     dimse_timeout_s: float = Field(60, gt=0, description="Wait for the rest of a DIMSE message, seconds.")
     network_timeout_s: float = Field(120, gt=0, description="An association that is idle this long is aborted, seconds.")
     min_free_bytes: int = Field(
-        1 << 30, ge=0, description="Below this much free disk new associations are refused, bytes.",
+        1 << 30, ge=0, description="Below this much disk for the intake new associations are refused, bytes: "
+        "what is free without the room kept for holds.",
     )
     reserve_bytes: int = Field(
-        256 << 20, ge=0, description="Below this much free disk instances are answered 0xA700; the rest is for results.",
+        256 << 20, ge=0, description="Below this much of it instances are answered 0xA700; the rest is for results.",
     )
 
 
@@ -136,7 +137,7 @@ class KeepSettings(_Model):
     rows_d: float = Field(365, gt=0, description="Rows of finished instances are removed after this many days.")
     holds_max_bytes: int | None = Field(
         None, ge=0, description="Room kept for held and quarantined files, bytes; above it the alarm sounds. "
-        "Absent: a tenth of the file system, at most 10 GiB.",
+        "Absent: a tenth of the file system, at most 10 GiB and a quarter of what is free or held.",
     )
     summary_at: str = Field("07:00", pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="Time of the daily summary line.")
     hook: tuple[str, ...] = Field(

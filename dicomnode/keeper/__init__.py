@@ -35,7 +35,7 @@ RECLAIM_S = 2
 #: Longest time in which a stop goes unnoticed, seconds.
 _TICK_S = 0.5
 #: Seconds between two passes of each chore that runs by interval; the others have their hour.
-_EVERY_S = {"reclaim": RECLAIM_S, "findings": 5, "alarms": 30, "expire": 60, "retention": 300, "leftovers": 3600}
+_EVERY_S = {"reclaim": RECLAIM_S, "findings": 5, "room": 10, "alarms": 30, "expire": 60, "retention": 300, "leftovers": 3600}
 #: A full scan as often as this makes a folder whose time lies right by accident, seconds.
 _FULL_S = 3600.0
 

@@ -1,7 +1,7 @@
 """What the keeper does from time to time: dead claims, retention, leftovers, expiry, old rows, audit, alarms, the daily line.
 
 **Way** Each public method of `Chores` is one pass that may be repeated at will; the keeper runs them by the clock. Files
-go before the note that they are gone, so a pass that was cut is ended by the next one.
+go, and are gone from the disk, before the note that they are gone, so a pass that was cut is ended by the next one.
 
 **Fails** `QueueUnavailable` and `OSError` end a pass; the next one tries again.
 
@@ -68,8 +68,10 @@ class Chores:
             )
 
     def forget(self, now: datetime) -> None:
-        """Delete old rows whose files are gone."""
-        self._queue.forget(now - timedelta(days=self._settings.keep.rows_d))
+        """Delete old rows whose files are gone, and before them the receipts of their days."""
+        before = now - timedelta(days=self._settings.keep.rows_d)
+        self._spool.remove_receipts(before)
+        self._queue.forget(before)
 
     # -- files
     def retention(self, now: datetime) -> None:
@@ -85,6 +87,7 @@ class Chores:
                 if freed is not None:
                     gone.append(location)
                     size += freed
+            self._spool.sync_removed(gone)
             self._queue.removed(gone)
             removed += len(gone)
         if removed:
@@ -126,6 +129,10 @@ class Chores:
             self._hook("finding_abnormal", now, **finding)
             self._queue.told([str(finding["instance_id"])])
 
+    def room(self, _now: datetime) -> None:
+        """Say what held files take, so that the intake does not count it as its own."""
+        self._spool.publish_held(self._spool.disk_bytes(self._queue.aside()[1]))
+
     def alarms(self, now: datetime) -> None:
         """Tell of a full disk, of holds that grow and of destinations that do not answer."""
         self._disk(now)
@@ -134,14 +141,16 @@ class Chores:
 
     def _disk(self, now: datetime) -> None:
         free, mark = self._spool.free_bytes(), self._settings.scp.min_free_bytes
-        if free < mark and not self._low:
-            log.error("disk_low", free_bytes=free, actor="administrator")
-            self._hook("disk_low", now, free_bytes=free, min_free_bytes=mark)
-        self._low = free < (mark * _RECOVERED if self._low else mark)
+        left = self._spool.intake_bytes(self._settings.keep.holds_max_bytes)
+        if left < mark and not self._low:
+            log.error("disk_low", free_bytes=free, intake_bytes=left, actor="administrator")
+            self._hook("disk_low", now, free_bytes=free, intake_bytes=left, min_free_bytes=mark)
+        self._low = left < (mark * _RECOVERED if self._low else mark)
 
     def _holds(self, now: datetime) -> None:
-        count, size = self._queue.aside()
-        over = size > self._spool.holds_room(self._settings.keep.holds_max_bytes)
+        count, locations = self._queue.aside()
+        size = self._spool.disk_bytes(locations)
+        over = size > self._spool.holds_room(self._settings.keep.holds_max_bytes, size)
         if over and not self._over:
             log.error("holds_grown", count=count, bytes=size, actor="reviewer")
         if count > self._aside or (over and not self._over):

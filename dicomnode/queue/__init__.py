@@ -260,8 +260,10 @@ class Queue(Protocol):
         """Note that these findings were told."""
         ...
 
-    def aside(self) -> tuple[int, int]:
-        """How many instances wait for a person, by themselves or by an output, and the bytes of their sources."""
+    def aside(self) -> tuple[int, tuple[str, ...]]:
+        """How many instances wait for a person, by themselves or by an output, and the locations of the files that are
+        kept for that: their sources, and the results on hold or expired.
+        """
         ...
 
     def day(self, after: datetime) -> Mapping[str, int]:

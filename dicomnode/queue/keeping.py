@@ -51,9 +51,12 @@ WHERE i.file_gone = 1 AND i.since < :before AND i.state IN ('done', 'duplicate',
 LIMIT :limit
 """
 _ASIDE = """
-SELECT count(*), coalesce(sum(size_bytes), 0) FROM instances WHERE instance_id IN (
+SELECT instance_id, location, file_gone FROM instances WHERE instance_id IN (
     SELECT instance_id FROM instances WHERE state IN ('hold', 'quarantine')
     UNION SELECT instance_id FROM deliveries WHERE state IN ('hold', 'expired'))
+"""
+_RESULTS_ASIDE = """
+SELECT DISTINCT location FROM deliveries WHERE state IN ('hold', 'expired') AND location <> '' AND file_gone = 0
 """
 _DAY: Mapping[str, str] = {
     "received": "SELECT count(*) FROM instances WHERE instance_id >= :first AND received_at >= :after",
@@ -142,10 +145,11 @@ class Keeping(Database):
         with self._transaction() as connection:
             connection.executemany("UPDATE instances SET told = 1 WHERE instance_id = ?", [(one,) for one in instance_ids])
 
-    def aside(self) -> tuple[int, int]:
-        """How many instances wait for a person, by themselves or by an output, and the bytes of their sources."""
-        row = self._all(_ASIDE)[0]
-        return row[0], row[1]
+    def aside(self) -> tuple[int, tuple[str, ...]]:
+        """How many instances wait for a person, and the files that are kept for that."""
+        rows = self._all(_ASIDE)
+        sources = [row["location"] for row in rows if not row["file_gone"]]
+        return len(rows), (*sources, *(row[0] for row in self._all(_RESULTS_ASIDE)))
 
     def day(self, after: datetime) -> Mapping[str, int]:
         """What came and went since ``after``, and what waits now: received, delivered, waiting, held, quarantined."""

@@ -20,6 +20,7 @@ import socketserver
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from dicomnode import __version__
@@ -48,7 +49,7 @@ def run_acceptor(settings: Settings, stop: Stop, spool: Spool | None = None) -> 
     spool = spool or Spool(settings.node.state_dir)
     if removed := spool.sweep(_LEFTOVER_AGE, datetime.now(UTC)):
         log.info("leftovers_removed", count=removed)
-    door = Door(settings, spool.free_bytes)
+    door = Door(settings, partial(spool.intake_bytes, settings.keep.holds_max_bytes))
     try:
         listener = listen(settings, spool, door)
     except DicomNodeError as error:

@@ -134,6 +134,7 @@ class Session:
         if found != (sop_class_uid, sop_instance_uid) or str(context.abstract_syntax) != sop_class_uid:
             raise DatasetMismatch("command, presentation context and data set do not name the same SOP Class and Instance")
         self._spool.commit(incoming.path, incoming.instance_id)
+        self._spool.receipt(incoming.instance_id)
 
     def _refuse(self, facts: dict[str, Any], status: int, error: Exception) -> int:
         self._refused += 1
@@ -144,7 +145,7 @@ class Session:
         return status
 
     def _below_reserve(self) -> bool:
-        return self._spool.free_bytes() < self._settings.scp.reserve_bytes
+        return self._spool.intake_bytes(self._settings.keep.holds_max_bytes) < self._settings.scp.reserve_bytes
 
     # -- going
     def ended(self, assoc: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dicomnode.scp.acceptor import listen
 from dicomnode.scp.door import Door
-from dicomnode.settings import NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
+from dicomnode.settings import KeepSettings, NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
 from dicomnode.spool import Spool
 from tests.peers import free_port, wait_for
 
@@ -25,6 +25,7 @@ def settings(
         node=NodeSettings(
             ae_title="DICOMNODE", bind="127.0.0.1", port=port or free_port(), state_dir=root / "state", open=open_,
         ),
+        keep=KeepSettings(holds_max_bytes=0),
         scp=ScpSettings(**{"min_free_bytes": 0, "reserve_bytes": 0, **(scp or {})}),
         send=SendSettings(**{"first_delay_s": 0.1, "idle_s": 0.3, "timeout_s": 2, "probe_s": 0.1, **(send or {})}),
         directory=root, peers=peers or {}, routes=Routes(rule=(Rule(name="all"),)), digest="0" * 64,

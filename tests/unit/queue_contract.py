@@ -570,12 +570,22 @@ class QueueContract:
 
     def test_what_waits_for_people_is_counted_once_an_instance(self, queue: Queue) -> None:
         """On hold, in quarantine, or done with an output on hold."""
-        assert queue.aside() == (0, 0)
+        assert queue.aside() == (0, ())
         worked(queue, instance(1), [], [Held("sc", ("pacs", "lab"), "redaction_uncertain")])
         queue.add(instance(2))
         queue.hold(claimed(queue), ME, "pixels_differ")
         queue.add(instance(3))
-        assert queue.aside() == (2, 2000)
+        assert queue.aside() == (2, (instance(1).location, instance(2).location))
+
+    def test_what_is_kept_for_people_are_sources_and_results(self, queue: Queue) -> None:
+        """A result on hold is kept with its source, one that is delivered is not; what was dropped is kept no more."""
+        worked(queue, instance(1), [output(1), output(2)])
+        first, second = queue.claim_deliveries("pacs", ME, 2, NOW)
+        queue.settle(first, ME, Verdict("refused", "refused_by_peer"), NOW)
+        queue.settle(second, ME, DELIVERED, NOW)
+        assert queue.aside() == (1, (instance(1).location, first.location))
+        queue.drop(instance(1).instance_id, NOW)
+        assert queue.aside() == (0, ())
 
     def test_the_day_is_counted(self, queue: Queue) -> None:
         """What came, what went, what waits."""

@@ -28,6 +28,7 @@ from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Delivery, Held, Verdict
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
+from dicomnode.spool.room import held_bytes
 
 from .queue_contract import ME, SUMMARY, claimed, instance, output, worked
 from .spooled import NOW, an_id, configured, receive
@@ -333,6 +334,30 @@ def test_rows_are_forgotten_after_their_days(spool: Spool, queue: SqliteQueue, c
     assert queue.rows() == ()
 
 
+def test_receipts_go_before_the_rows_of_their_days(spool: Spool, chores: Chores) -> None:
+    """So that the account never misses a row that was forgotten in order."""
+    for day in (NOW, NOW + timedelta(days=1)):
+        (spool.state_dir / "receipts" / f"{day:%Y%m%d}").write_text(f"{an_id(day.day)}\n")
+    chores.forget(NOW + timedelta(days=364))
+    assert list(spool.receipts()) == [an_id(1), an_id(2)]
+    chores.forget(NOW + timedelta(days=365))
+    assert list(spool.receipts()) == [an_id(2)]
+
+
+def test_a_file_is_gone_from_the_disk_before_its_row_says_so(
+    spool: Spool, queue: SqliteQueue, chores: Chores, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a cut of power would bring back a patient's image that nobody removes again."""
+    location = receive(spool)
+    worked(queue, dataclasses.replace(instance(), location=location))
+    steps: list[str] = []
+    synced, noted = spool.sync_removed, queue.removed
+    monkeypatch.setattr(spool, "sync_removed", lambda gone: (steps.append(f"sync {gone}"), synced(gone)))
+    monkeypatch.setattr(queue, "removed", lambda gone: (steps.append(f"note {gone}"), noted(gone)))
+    chores.retention(NOW + HOUR * 99)
+    assert steps == [f"sync {[location]}", f"note {[location]}"]
+
+
 # -- telling
 def test_an_expired_delivery_is_told(queue: SqliteQueue, chores: Chores, lines: Lines) -> None:
     """With the destination that did not take it."""
@@ -358,22 +383,47 @@ def test_a_low_disk_is_told_when_it_begins(
 ) -> None:
     """Once, also while it wavers about the mark, and again after it had recovered."""
     for free in (5000, 999, 998, 1001, 999, 1200, 500):
-        monkeypatch.setattr(spool, "free_bytes", lambda free=free: free)
+        # The room for holds, 1500 bytes, is not the intake's.
+        monkeypatch.setattr(spool, "free_bytes", lambda free=free: free + 1500)
         chores.alarms(NOW)
-    assert [line["free_bytes"] for line in lines("disk_low")] == [999, 500]
-    assert [one["free_bytes"] for one in told() if one["event"] == "disk_low"] == [999, 500]
+    assert [(line["free_bytes"], line["intake_bytes"]) for line in lines("disk_low")] == [(2499, 999), (2000, 500)]
+    assert [one["intake_bytes"] for one in told() if one["event"] == "disk_low"] == [999, 500]
 
 
-def test_growing_holds_are_told(queue: SqliteQueue, chores: Chores, lines: Lines, told: Told) -> None:
+def test_growing_holds_are_told(spool: Spool, queue: SqliteQueue, settings: Settings, lines: Lines, told: Told) -> None:
     """Each growth to the hook, the passed limit to the log too."""
+    block = spool.disk_bytes([receive(spool, 1)])
+    keep = settings.keep.model_copy(update={"holds_max_bytes": 2 * block - 1})
+    chores = Chores(settings.model_copy(update={"keep": keep}), spool, queue)
     chores.alarms(NOW)
     for number in (1, 2):
-        queue.add(instance(number))
+        queue.add(dataclasses.replace(instance(number), location=receive(spool, number)))
         queue.quarantine(claimed(queue), ME, "undecodable")
         chores.alarms(NOW)
         chores.alarms(NOW)
     assert [(one["count"], one["over"]) for one in told() if one["event"] == "holds_grown"] == [(1, False), (2, True)]
-    assert [line["bytes"] for line in lines("holds_grown")] == [2000]
+    assert [line["bytes"] for line in lines("holds_grown")] == [2 * block]
+
+
+def test_the_keeper_says_what_held_files_take(spool: Spool, queue: SqliteQueue, chores: Chores) -> None:
+    """Sources that wait for a person, results that were refused, files in quarantine; not what is on its way."""
+    held, refused = receive(spool, 1), receive(spool, 2)
+    receive(spool, 3)
+    queue.add(dataclasses.replace(instance(1), location=held))
+    queue.hold(claimed(queue), ME, "pixels_differ")
+    result = put(spool)
+    worked(queue, dataclasses.replace(instance(2), location=refused), [output(1)])
+    chores.room(NOW)
+    assert held_bytes(spool.state_dir) == spool.disk_bytes([held])
+    (delivery,) = queue.claim_deliveries("pacs", ME, 1, NOW)
+    queue.settle(delivery, ME, Verdict("refused", "refused_by_peer"), NOW)
+    unreadable = spool.quarantine(receive(spool, 4))
+    queue.add_unreadable(an_id(4), unreadable, 1, NOW, "undecodable")
+    chores.room(NOW)
+    assert held_bytes(spool.state_dir) == spool.disk_bytes([held, refused, result, unreadable])
+    queue.drop(an_id(4), NOW)
+    chores.room(NOW)
+    assert held_bytes(spool.state_dir) == spool.disk_bytes([held, refused, result])
 
 
 def test_a_destination_that_goes_down_is_told_once(queue: SqliteQueue, chores: Chores, told: Told) -> None:

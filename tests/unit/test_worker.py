@@ -242,7 +242,7 @@ def test_a_folder_that_is_closed_to_us_defers(
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     def shut(*_: object) -> Any:
-        monkeypatch.setattr("dicomnode.spool.os.open", closed)
+        monkeypatch.setattr("os.open", closed)
         return FINDINGS
 
     one = desk.receive(marked_dx())
