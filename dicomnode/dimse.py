@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from dicomnode import errors
 from dicomnode.records import Verdict
 
@@ -27,6 +29,9 @@ _DELIVERED = frozenset({
     SUCCESS, DUPLICATE_SOP_INSTANCE, REQUESTED_OPTIONAL_ATTRIBUTES, ATTRIBUTE_LIST_ERROR, ATTRIBUTE_VALUE_OUT_OF_RANGE,
 })
 _AGAIN = frozenset({RESOURCE_LIMITATION, PROCESSING_FAILURE})
+
+#: Priority (0000,0700) of a request, PS3.7 Table 9.3-1, by the names that settings have.
+PRIORITIES: Mapping[str, int] = {"medium": 0x0000, "high": 0x0001, "low": 0x0002}
 
 #: A-ASSOCIATE-RJ (PS3.8 Table 9-21) as result, source, reason.
 REJECT_CALLED_AE = (0x01, 0x01, 0x07)

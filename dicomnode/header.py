@@ -20,6 +20,7 @@ Elements out of order behind Series Instance UID are not looked for.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import struct
@@ -60,6 +61,8 @@ _WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _MAKER, _SERIAL, _STU
 #: Before SOP Instance UID stand dates, a character set and perhaps a language sequence: this is plenty.
 _PEEK_MAX_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
+#: Longest file meta that `stored_as` looks at; a sender's private information (0002,0102) may make it long.
+_META_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,27 @@ def data_set_start(stream: BinaryIO) -> int:
         return _read_meta(stream).end
     except Broken as error:
         raise Undecodable(f"the file meta cannot be read: {error}") from None
+
+
+def stored_as(stream: BinaryIO) -> tuple[int, str, str, str]:
+    """Give where the data set begins, and SOP Class, SOP Instance and transfer syntax UID as the file meta has them.
+
+    Raises
+    ------
+    Undecodable
+        There is no file meta that can be read, or it lacks one of the three.
+    """
+    head = io.BytesIO(stream.read(_META_BYTES))  # one read; a file meta beyond it is no file of ours or of any program
+    if head.getvalue()[128:132] != b"DICM":
+        raise Undecodable("this is no Part 10 file")
+    try:
+        meta = _read_meta(head)
+    except Broken as error:
+        raise Undecodable(f"the file meta cannot be read: {error}") from None
+    named = _uid(meta.values.get(0x0002)), _uid(meta.values.get(0x0003)), _uid(meta.values.get(0x0010))
+    if not all(named):
+        raise Undecodable("(0002,0002), (0002,0003) or (0002,0010) is absent or no UID")
+    return meta.end, *named
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import random
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -62,6 +63,9 @@ class _Model(BaseModel):
 
 M = TypeVar("M", bound=_Model)
 
+
+#: Windows open every day, so with this lifetime every delivery meets a whole one.
+_WINDOW_LIFETIME_H = 48
 
 #: Doublings behind which any first delay is beyond any longest one.
 _MAX_DOUBLINGS = 60
@@ -185,6 +189,14 @@ class Peer(_Model):
             raise ValueError("plain = true needs a plain_reason")
         return self
 
+    def sends_at(self, wall_clock: time) -> bool:
+        """Say whether this local time of day lies in a window, its end excluded; always, where there is none."""
+        now = f"{wall_clock:%H:%M}"
+        for begin, _, end in (window.partition("-") for window in self.windows):
+            if begin <= now < end or (end < begin and (now >= begin or now < end)):
+                return True
+        return not self.windows
+
 
 BodyPart = Literal["abdomen", "adult_chest", "pediatric_chest", "spine", "other", "uncertain"]
 assert set(get_args(BodyPart)) == {*BODY_PARTS, UNCERTAIN}  # noqa: S101
@@ -295,6 +307,11 @@ def _cross_check(settings: Settings) -> None:
     for rule in settings.routes.rule:
         _check_rule(rule, settings)
     for name, peer in settings.peers.items():
+        if peer.windows and settings.send.lifetime_h < _WINDOW_LIFETIME_H:
+            raise BadSetting(
+                f"{settings.directory / 'peers' / name}.toml: windows need send.lifetime_h of at least {_WINDOW_LIFETIME_H}, "
+                "else deliveries would expire while they wait for one",
+            )
         if peer.host and peer.trust == "outside" and not peer.plain and not _loopback(peer.host):
             raise BadSetting(
                 f"{settings.directory / 'peers' / name}.toml: an outside peer beyond this machine needs TLS, which "

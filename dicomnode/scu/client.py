@@ -19,7 +19,8 @@ from dicomnode import contexts
 from dicomnode.errors import NoPresentationContext, Undecodable
 from dicomnode.header import header
 from dicomnode.records import Verdict
-from dicomnode.scu.link import MAX_CONTEXTS, Context, Link
+from dicomnode.scu.handshake import MAX_CONTEXTS, Context
+from dicomnode.scu.link import Link
 from dicomnode.settings import Peer
 
 #: What `echo` asks for: the SR classes in the order in which settings name them, SC, then images.

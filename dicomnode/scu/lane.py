@@ -39,7 +39,8 @@ from dicomnode.log import get_logger
 from dicomnode.queue import Owner, Queue
 from dicomnode.records import Delivery, Verdict
 from dicomnode.roles import Stop
-from dicomnode.scu.link import MAX_CONTEXTS, Context, Link, implicit
+from dicomnode.scu.handshake import MAX_CONTEXTS, Context
+from dicomnode.scu.link import Link, implicit
 from dicomnode.settings import Peer, Settings
 from dicomnode.spool import Spool
 

@@ -1,83 +1,74 @@
-"""One association to a peer, from the requestor's side: the one place that reaches into pynetdicom for sending.
+"""One association to a peer, from the requestor's side.
 
 **Way** `Link.open` proposes exactly the presentation contexts that it is given, each with one transfer syntax; `Link.send`
-streams the data set of a file as it is stored; only for a peer that takes Implicit VR Little Endian alone an Explicit one is
-encoded anew, its values untouched. `Link.close` releases. After anything but an orderly answer
-the association is aborted and never used again.
+streams the data set of a file as it is stored, in PDUs as long as the peer takes them, many to a system call, and waits for
+the response. `Link.close` releases. One thread, which waits on the socket and nothing else; nothing runs while the
+association is idle, `Link.alive` looks whether the peer has ended it. After anything but an orderly answer the association is
+aborted and never used again.
 
 **Fails** `PeerUnavailable` (no connection, or no answer to the request), `AssociationRejectedTransient`,
 `AssociationRejected` (PS3.8 Table 9-21, result 2 and 1), `FileMissing`. A send without a response gives a `Verdict` of
 `NoStatus`.
 
-**Standard** PS3.7 9.1.1 (C-STORE), 9.1.5 (C-ECHO), PS3.8 7.1.
+**Standard** PS3.7 9.1.1 (C-STORE), 9.1.5 (C-ECHO), PS3.8 7.1. A failure that the peer answers before it has the whole data set
+counts, and ends the association, because half a message cannot be left standing (PS3.8 Annex F.1).
 
-**Limits** Written against pynetdicom 3.0.4, which queues all fragments of a file before they are written to the socket.
-A peer behind a link slower than `SLOWEST_BYTES_S` counts as silent. What is encoded anew is whole in memory, so files above
-`ANEW_MAX_BYTES` are refused there.
+**Limits** A peer that reads nothing for the timeout counts as silent, however slowly it reads otherwise. The wait for a
+response begins when the kernel has the last byte; of what it has taken the peer may work off `SLOWEST_BYTES_S`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
-
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-from pynetdicom import AE, _config, evt
-from pynetdicom.presentation import build_context
+from typing import cast
 
 from dicomnode import contexts, dimse
-from dicomnode.errors import (
-    AssociationRejected,
-    AssociationRejectedTransient,
-    FileMissing,
-    NoPresentationContext,
-    NoStatus,
-    PeerUnavailable,
-    Undecodable,
-)
-from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicomnode.quieting import quiet
+from dicomnode.errors import FileMissing, NoPresentationContext, NoStatus, PeerUnavailable, StoreFailed, Undecodable
 from dicomnode.records import Verdict
+from dicomnode.scu import handshake
+from dicomnode.scu.content import ANEW_MAX_BYTES, Content
+from dicomnode.scu.handshake import Agreed, Context
+from dicomnode.scu.pace import FREE, Pace
+from dicomnode.scu.wire import Closed, Wire
 from dicomnode.settings import Peer
+from dicomnode.upper import command, pdata
 
-#: SOP Class UID and transfer syntax UID.
-Context = tuple[str, str]
-#: PS3.8 9.3.2.2: presentation context ids are the odd numbers of one byte.
-MAX_CONTEXTS = 128
-#: The wait for a response grows with the data set: it is in the socket's queue for a while.
+#: The wait for a response grows with the data set: the peer may write it to its disk no faster than this.
 SLOWEST_BYTES_S = 250_000
-#: Largest file that is encoded anew in Implicit VR.
-ANEW_MAX_BYTES = 256 << 20
-_MAX_PDU_BYTES = 131072
-_PERMANENT = 1
-
-_config.STORE_SEND_CHUNKED_DATASET = True
-_config.LOG_HANDLER_LEVEL = "none"
+#: Bytes read from the file at a time.
+BLOCK_BYTES = 1 << 20
+#: Longest fragment, however long a PDU the peer takes.
+_LONGEST_FRAGMENT = 256 << 10
+#: A peer has this long to answer a release, seconds, where the timeout is longer.
+_RELEASE_S = 10.0
 
 
 class Link:
     """An established association; used by one thread."""
 
-    def __init__(self, assoc: Any, sockets: list[socket.socket], proposed: frozenset[Context], timeout_s: float) -> None:
-        self._assoc = assoc
-        self._sockets = sockets
+    def __init__(self, wire: Wire, agreed: Agreed, proposed: frozenset[Context], timeout_s: float) -> None:
+        self._wire = wire
+        self._ids = agreed.contexts
+        self._max_pdu = agreed.max_pdu
         self._timeout_s = timeout_s
+        self._established = True
         self._message_id = 0
+        self._buffer: memoryview | None = None
+        #: What has come of a command set.
+        self._command = bytearray()
         #: What was asked for; what is in here and not in ``accepted`` was refused by the peer.
         self.proposed = proposed
-        self.accepted = frozenset(
-            (str(cx.abstract_syntax), str(syntax)) for cx in assoc.accepted_contexts for syntax in cx.transfer_syntax
-        )
+        self.accepted = frozenset(agreed.contexts)
         self.used_at = time.monotonic()
 
     @classmethod
-    def open(cls, peer: Peer, calling_ae: str, wanted: Iterable[Context], timeout_s: float) -> Link:
-        """Request an association.
+    def open(
+        cls, peer: Peer, calling_ae: str, wanted: Iterable[Context], timeout_s: float, tick: Callable[[], None] = lambda: None,
+    ) -> Link:
+        """Request an association; ``tick`` is called at least once a second while there is something to wait for.
 
         Raises
         ------
@@ -86,88 +77,190 @@ class Link:
         NoPresentationContext
             The peer accepted the association and none of the contexts.
         """
-        quiet()
-        proposed = frozenset(wanted)
-        ae = AE(ae_title=calling_ae)
-        ae.implementation_class_uid, ae.implementation_version_name = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-        ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
-        ae.network_timeout = None  # the lane decides how long an association is kept
-
-        sockets: list[socket.socket] = []
-
-        def connected(event: Any) -> None:
-            sock = event.assoc.dul.socket.socket
-            sockets.append(sock)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(timeout_s)  # a peer that stalls inside a PDU
-
+        proposed = sorted(set(wanted))
         try:
-            assoc = ae.associate(
-                cast("str", peer.host), cast("int", peer.port),
-                contexts=[build_context(sop_class, syntax) for sop_class, syntax in sorted(proposed)],
-                ae_title=peer.ae_title, max_pdu=_MAX_PDU_BYTES, evt_handlers=[(evt.EVT_CONN_OPEN, connected)],
-            )
-        except OSError as error:  # the name of the host is not known
-            raise PeerUnavailable(f"the peer's host cannot be found ({type(error).__name__})") from None
-        if not assoc.is_established:
-            _end(assoc, sockets)
-            raise _failure(assoc)
-        _responses_are_ours(assoc)
-        return cls(assoc, sockets, proposed, timeout_s)
+            wire = Wire.connect(cast("str", peer.host), cast("int", peer.port), timeout_s, tick)
+        except OSError as error:  # also: the name of the host is not known
+            raise PeerUnavailable(f"the peer cannot be reached ({type(error).__name__})") from None
+        try:
+            wire.put([handshake.request(calling_ae, peer, proposed)])
+            wire.flush(timeout_s)
+            agreed = handshake.agreed(*wire.pdu(timeout_s), proposed)
+        except Closed as error:
+            _abort(wire)
+            raise PeerUnavailable(f"the peer does not answer at its address: {error}") from None
+        except BaseException:
+            _abort(wire)
+            raise
+        return cls(wire, agreed, frozenset(proposed), timeout_s)
 
     @property
     def alive(self) -> bool:
-        """True while the association can be used."""
-        return bool(self._assoc.is_established)
+        """True while the association can be used; what the peer said since the last use is looked at now."""
+        if self._established:
+            try:
+                self._wire.look()
+                while self._wire.said:
+                    self._response(0)
+            except Closed:
+                self.abort()
+        return self._established
 
     def takes(self, context: Context) -> bool:
         """Say whether the peer accepted this context, or Implicit VR for an Explicit VR Little Endian one."""
         return context in self.accepted or (context[1] == contexts.EXPLICIT and implicit(context) in self.accepted)
 
-    def send(self, path: Path, context: Context, size_bytes: int = 0) -> Verdict:
-        """Send one Part 10 file of this context by C-STORE and say what came of it."""
+    # -- sending
+    def send(
+        self, path: Path, context: Context, size_bytes: int = 0, *, priority: int = dimse.PRIORITIES["medium"],
+        pace: Pace = FREE, meanwhile: Callable[[], None] = lambda: None,
+    ) -> Verdict:
+        """Send one Part 10 file of this context by C-STORE and say what came of it.
+
+        ``meanwhile`` is called once, when everything is sent and the peer is at work.
+        """
         if not self.alive:
             return Verdict("deferred", NoStatus.code)
-        self._message_id = self._message_id % 0xFFFF + 1
-        self._assoc.dimse_timeout = self._timeout_s + size_bytes / SLOWEST_BYTES_S
         anew = context not in self.accepted
         if anew and size_bytes > ANEW_MAX_BYTES:
             return Verdict("refused", NoPresentationContext.code)
         try:
-            response = self._assoc.send_c_store(dcmread(path) if anew else path, msg_id=self._message_id)
+            content = Content.anew(path) if anew else Content.opened(path)
         except FileNotFoundError:
             raise FileMissing("the file of a delivery is not in the spool") from None
-        except (AttributeError, InvalidDicomError):  # nothing was sent: there is no usable file meta
-            return Verdict("refused", Undecodable.code)
-        except ValueError:  # nothing was sent: the file meta names another context than the row
-            return Verdict("refused", NoPresentationContext.code)
-        except RuntimeError:  # it ended between our look and the send
-            return Verdict("deferred", NoStatus.code)
+        except Undecodable as error:  # nothing was sent: there is no usable file meta
+            return Verdict("refused", error.code)
+        with content:
+            sent_as = content.sop_class_uid, content.transfer_syntax_uid
+            if sent_as != (implicit(context) if anew else context):  # the file meta names another context than the row
+                return Verdict("refused", NoPresentationContext.code)
+            status: int | None = None
+            try:
+                status = self._store(content, self._ids[sent_as], priority, pace, meanwhile)
+            except Closed:
+                self.abort()
+            except OSError:
+                self.abort()
+                return Verdict("deferred", StoreFailed.code)
+            except BaseException:
+                self.abort()
+                raise
         self.used_at = time.monotonic()
-        status = response.get("Status")
-        if status is None:
-            self.abort()
         return dimse.classify(status)
+
+    def _store(self, content: Content, context_id: int, priority: int, pace: Pace, meanwhile: Callable[[], None]) -> int:
+        """Send request and data set and give the status; every way but an answer ends in `Closed` or another exception."""
+        wire = self._wire
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(BLOCK_BYTES))
+        room = min(pdata.room(self._max_pdu), _LONGEST_FRAGMENT, pace.chunk)
+        room = room - room % 2 or room
+        block = max(min(BLOCK_BYTES, pace.chunk) // room * room, room)
+        self._message_id = self._message_id % 0xFFFF + 1
+        request = command.store_rq(self._message_id, content.sop_class_uid, content.sop_instance_uid, priority)
+        wire.put(pdata.message(context_id, request, self._max_pdu))
+        answer: int | None = None
+        for view, last in content.blocks(self._buffer, lambda: block):
+            pace.pay(len(view), wire.pause)
+            wire.put(_framed(view, context_id, room, last=last))
+            while not wire.flush(self._timeout_s):
+                answer = self._response(0)
+                if answer is not None and dimse.classify(answer).outcome != "delivered":
+                    self.abort()
+                    return answer
+            if not last:
+                wire.look()
+        meanwhile()
+        deadline = time.monotonic() + self._timeout_s + content.size / SLOWEST_BYTES_S
+        while answer is None:
+            answer = self._response(deadline - time.monotonic())
+        return answer
 
     def echo(self) -> bool:
         """Ask by C-ECHO; True for success."""
-        if not self.alive or not any(sop_class == contexts.VERIFICATION for sop_class, _ in self.accepted):
+        context_id = next((number for (sop_class, _), number in self._ids.items() if sop_class == contexts.VERIFICATION), 0)
+        if not context_id or not self.alive:
             return False
         self._message_id = self._message_id % 0xFFFF + 1
-        self._assoc.dimse_timeout = self._timeout_s
-        with contextlib.suppress(RuntimeError):
-            return bool(self._assoc.send_c_echo(msg_id=self._message_id).get("Status") == dimse.SUCCESS)
-        return False
+        try:
+            self._wire.put(pdata.message(context_id, command.echo_rq(self._message_id, contexts.VERIFICATION), self._max_pdu))
+            deadline, answer = time.monotonic() + self._timeout_s, None
+            while not self._wire.flush(self._timeout_s) or answer is None:
+                answer = self._response(deadline - time.monotonic())
+        except Closed:
+            self.abort()
+            return False
+        except BaseException:
+            self.abort()
+            raise
+        self.used_at = time.monotonic()
+        return answer == dimse.SUCCESS
 
+    # -- what the peer says
+    def _response(self, timeout_s: float) -> int | None:
+        """Take one PDU; gives the status when it ended a response."""
+        kind, body = self._wire.pdu(timeout_s)
+        if kind != handshake.DATA:
+            self._other(kind, body)
+            return None
+        status = None
+        try:
+            for _, control, fragment in pdata.values(memoryview(body)):
+                if not control & pdata.COMMAND:
+                    continue  # no response to C-STORE or C-ECHO has a data set
+                self._command += fragment
+                if len(self._command) > command.MAX_BYTES:
+                    raise Closed("the peer's message is too long")
+                if control & pdata.LAST:
+                    said, self._command = command.parse(self._command), bytearray()
+                    if said.field & command.RESPONSE:
+                        status = said.status
+        except command.Malformed:
+            raise Closed("the peer's message cannot be read") from None
+        return status
+
+    def _other(self, kind: int, body: bytes) -> None:
+        """What is no data ends the association: a release is answered, an abort and anything else is not."""
+        if kind == handshake.RELEASE_RQ and self._wire.between:
+            self._wire.put([handshake.RELEASED])
+            with suppress(Closed):
+                self._wire.flush(0)
+            self._end()
+            raise Closed("the peer has released the association")
+        if kind == handshake.ABORT:
+            self._end()
+            raise Closed(f"the peer has aborted the association, source {body[2:3].hex()}, reason {body[3:4].hex()}")
+        raise Closed("the peer says what does not belong here")
+
+    # -- ending
     def close(self) -> None:
         """Release the association, or abort it when it is not in order."""
-        if self.alive:
-            self._assoc.release()
-        self.abort()
+        if not self.alive:
+            return
+        try:
+            self._wire.put([handshake.RELEASE])
+            deadline = time.monotonic() + min(self._timeout_s, _RELEASE_S)
+            self._wire.flush(self._timeout_s)
+            while (kind := self._wire.pdu(deadline - time.monotonic())[0]) in (handshake.DATA, handshake.RELEASE_RQ):
+                if kind == handshake.RELEASE_RQ:  # both at once: the requestor answers first (PS3.8 7.2.2.6)
+                    self._wire.put([handshake.RELEASED])
+                    self._wire.flush(self._timeout_s)
+            if kind == handshake.RELEASE_RP:
+                self._end()
+        except Closed:
+            pass
+        finally:
+            self.abort()
 
     def abort(self) -> None:
-        """End the association at once; one that was released only lets go of its socket and threads."""
-        _end(self._assoc, self._sockets)
+        """End the association at once; what has ended already stays as it is."""
+        if self._established:
+            self._established = False
+            _abort(self._wire)
+
+    def _end(self) -> None:
+        self._established = False
+        self._wire.close()
 
 
 def implicit(context: Context) -> Context:
@@ -175,32 +268,23 @@ def implicit(context: Context) -> Context:
     return context[0], contexts.IMPLICIT
 
 
-def _responses_are_ours(assoc: Any) -> None:
-    """Let only who waits for a response take messages.
-
-    pynetdicom's own thread of the association looks for requests of the peer, of which there are none here. It is told to
-    pause while a response is awaited, but may have passed that point: then it takes the response and drops it.
-    """
-    get_msg = assoc.dimse.get_msg
-    assoc.dimse.get_msg = lambda block=False: get_msg(block=True) if block else (None, None)
-
-
-def _end(assoc: Any, sockets: list[socket.socket]) -> None:
-    """Stop the association's threads and close its socket, which pynetdicom leaves open when the peer was faster."""
-    if not assoc.is_released and assoc.dul.is_alive():
-        assoc.abort()
-    for sock in sockets:
-        sock.close()
+def _framed(view: memoryview, context_id: int, room: int, *, last: bool) -> list[bytes | memoryview]:
+    """Cut a block of the data set into PDUs: head and fragment in turn, without a copy."""
+    full = pdata.head(context_id, 0, room)
+    buffers: list[bytes | memoryview] = []
+    for start in range(0, max(len(view), 1), room):
+        fragment = view[start:start + room]
+        final = pdata.LAST if last and start + room >= len(view) else 0
+        buffers += [full if len(fragment) == room and not final else pdata.head(context_id, final, len(fragment)), fragment]
+    return buffers
 
 
-def _failure(assoc: Any) -> Exception:
-    """What an association that was not established means."""
-    answer = assoc.acceptor.primitive
-    if assoc.is_rejected and answer is not None:
-        text = f"result {answer.result}, source {answer.result_source}, reason {answer.diagnostic}"
-        if answer.result == _PERMANENT:
-            return AssociationRejected(f"the peer rejected the association for good: {text}")
-        return AssociationRejectedTransient(f"the peer rejected the association for now: {text}")
-    if answer is not None and answer.result == 0:
-        return NoPresentationContext("the peer accepted the association and no presentation context")
-    return PeerUnavailable("the peer does not answer at its address")
+def _abort(wire: Wire) -> None:
+    """Tell the peer, where that is still possible, and close."""
+    wire.tick = lambda: None
+    wire.said.clear()
+    if wire.between:
+        wire.put([handshake.ABORTED])
+        with suppress(Closed):
+            wire.flush(0)
+    wire.close()
