@@ -16,13 +16,15 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from dicomnode.errors import ConfigError, DicomNodeError
 from dicomnode.kitting import load_models, models_dir
+from dicomnode.serve.locks import lock_path
+from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
 from dicomnode.spool.room import free_bytes, held_bytes, intake_bytes
 
@@ -49,10 +51,20 @@ Echo = Callable[[str], str]
 Answers = Iterator[Answer]
 
 
-def check(settings: Settings, echo: Echo | None = None) -> tuple[Answer, ...]:
-    """Look at everything that ``settings`` names."""
+def check(
+    settings: Settings, echo: Echo | None = None, roles: Collection[str] = ROLES, *, port: bool = True,
+) -> tuple[Answer, ...]:
+    """Look at everything that ``settings`` names and these roles use.
+
+    Parameters
+    ----------
+    port
+        False: the node that asks has its port already.
+    """
     return (
-        *_callers(settings), *_routes(settings), *_models(settings), *_ocr(settings), *_hook(settings), *_port(settings),
+        *_callers(settings), *_routes(settings),
+        *(_models(settings) if "work" in roles else ()), *(_ocr(settings) if "work" in roles else ()),
+        *(_hook(settings) if "keep" in roles else ()), *(_port(settings) if port and "accept" in roles else ()),
         *_state(settings), *_disk(settings), *_peers(settings, echo),
     )
 
@@ -132,9 +144,9 @@ def _port(settings: Settings) -> Answers:
 
 
 def _node_runs(state_dir: Path) -> bool:
-    """Say whether a `dicomnode serve` holds the lock of this state directory."""
+    """Say whether a `dicomnode serve` on this state directory runs the acceptors."""
     try:
-        with (state_dir / "serve.lock").open("rb") as lock:
+        with lock_path(state_dir, "accept").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

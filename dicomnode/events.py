@@ -14,9 +14,11 @@ from collections.abc import Mapping
 EVENTS: Mapping[str, str] = {
     # -- processes
     "node_started": "The supervisor runs and starts its children.",
+    "node_ready": "Every process of the node works; until then connections wait.",
     "node_stopped": "The supervisor and all its children have ended.",
     "child_started": "The supervisor started a process of this role.",
     "child_exited": "A process of this role ended; the supervisor starts it again. Administrator, when it repeats.",
+    "child_stuck": "A process showed no progress in its time; it is killed and started again. Developer, when it repeats.",
     "acceptor_started": "The acceptor listens.",
     "acceptor_failed": "The acceptor cannot have its port, or take a connection; it is tried again. Administrator.",
     "acceptor_stopped": "The acceptor has ended its associations and stopped.",
@@ -26,7 +28,8 @@ EVENTS: Mapping[str, str] = {
     "sender_stopped": "The sender has ended its C-STOREs and stopped.",
     "keeper_started": "The keeper takes in, reclaims, removes and tells.",
     "keeper_stopped": "The keeper has stopped.",
-    "config_rejected": "A configuration cannot be used. Administrator.",
+    "config_reloaded": "The configuration was read anew and every process runs by it.",
+    "config_rejected": "A configuration cannot be used; a running node keeps the old one. Administrator.",
     # -- the door
     "association_accepted": "A peer opened an association.",
     "association_rejected": "A peer was rejected at the door. Administrator, when the peer is one of ours.",
@@ -134,6 +137,7 @@ KEYS: Mapping[str, str] = {
     "workers": "Number of worker processes.",
     "role": "Role of a child process.",
     "child_pid": "Process id of a child process.",
+    "seconds": "How long, seconds.",
     "exit_code": "Exit code of a process, negative for a signal.",
     "user": "System account of the person who acted.",
     "act": "What the person did: retry, release, drop.",

@@ -105,6 +105,11 @@ def reloading() -> None:
     _line.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
+def extend_s(seconds: float) -> None:
+    """Say that the start or the end may take this much longer, counted from now."""
+    _line.send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+
 def status(text: str) -> None:
     """Say in a line for ``systemctl status`` what goes on; names and numbers of the node only."""
     _line.send(f"STATUS={text}")

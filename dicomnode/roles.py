@@ -1,4 +1,4 @@
-"""What every long-running role shares: stopping on a signal, and ending when the supervisor is gone."""
+"""What every long-running role shares: the signals that it hears, and ending when the supervisor is gone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SUPERVISOR = "DICOMNODE_SUPERVISOR"
 
 _PR_SET_PDEATHSIG = 1
 
+
 class Stop(Protocol):
     """What ends a role; a `threading.Event` is one, for tests."""
 
@@ -27,6 +28,9 @@ class Stop(Protocol):
         """Wait until it shall end, at most ``timeout`` seconds; gives `is_set`."""
         ...
 
+
+#: Asks the supervisor to load the configuration anew, and an acceptor to take no more connections and end with its last one.
+RELOAD, RETIRE = signal.SIGHUP, signal.SIGUSR1
 
 #: A role takes the settings and what ends it, and gives an exit code.
 Role = Callable[[Settings, Stop], int]
@@ -66,6 +70,16 @@ class SignalStop:
         if not self._set and select.select([self._seen], [], [], timeout)[0]:
             self._set = True
         return self._set
+
+
+def hold(*numbers: signal.Signals) -> None:
+    """Keep these signals waiting for `asked` in this process and in those that it starts; to be called before any thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+
+def asked(number: signal.Signals) -> bool:
+    """Say whether a signal that is on `hold` has come since the last call."""
+    return signal.sigtimedwait((number,), 0) is not None
 
 
 def bind_to_supervisor() -> None:

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
-from dicomnode import __version__
+from dicomnode import __version__, notify
 from dicomnode.errors import (
     ContentDiffers,
     DicomNodeError,
@@ -60,6 +60,8 @@ EXIT_DEFECT = 70
 
 #: Native code that holds the interpreter lets no thread of Python run; so much later the process is ended without Python.
 NATIVE_GRACE_S = 5.0
+#: Beyond both, this process is stuck outside of any instance, seconds.
+WATCHDOG_S = 30.0
 
 _WAITING = ("waiting", "active", "deferred")
 #: The descriptor: what stands for it in Python may have been replaced.
@@ -77,9 +79,13 @@ def run_worker(settings: Settings, stop: Stop) -> int:
     kit = build_kit(settings, identity.node_id, identity.key)
     queue = SqliteQueue(spool.queue_path)
     worker = Worker(settings, spool, queue, kit, this_process())
+    # An instance in hand has its own deadline; the supervisor looks after it.
+    notify.watchdog_s(settings.work.deadline_s + NATIVE_GRACE_S + WATCHDOG_S)
+    notify.ready()
     log.info("worker_started", version=__version__, config_digest=settings.digest[:12], provider=settings.work.provider)
     try:
         while not stop.is_set():
+            notify.alive()
             if not worker.step():
                 stop.wait(IDLE_S)
             if worker.defects >= MAX_DEFECTS:
@@ -100,8 +106,6 @@ class Worker:
         self._kit = kit
         self._owner = owner
         self._stray = False
-        #: Why the queue could not be asked when it was asked last; told when it changes.
-        self._trouble = ""
         self.defects = 0
 
     def step(self) -> bool:
@@ -114,11 +118,8 @@ class Worker:
             claim = self._queue.claim(self._owner, datetime.now(UTC))
         except Transient as error:
             self._stray = True
-            if error.code != self._trouble:
-                log.warning("store_failed", reason=error.code)
-            self._trouble = error.code
+            log.warning("store_failed", reason=error.code)
             return False
-        self._trouble = ""
         if claim is None:
             return False
         instance_id = claim.instance.instance_id

@@ -33,9 +33,9 @@ BROAD = {
     "dicomnode/stages/redact/known.py": {"*"},
     "dicomnode/worker.py": {"*"},
     "dicomnode/scu/": {"*"},
+    "dicomnode/scp/acceptor.py": {"_admit"},
     "dicomnode/scp/session.py": {"store"},
-    "dicomnode/scp/association.py": {"_run"},
-    "dicomnode/upper/handshake.py": {"read_request"},
+    "dicomnode/scp/receive.py": {"*"},
     "dicomnode/keeper/__init__.py": {"*"},
     "dicomnode/commands/files.py": {"each"},
 }

@@ -13,21 +13,28 @@ from rich.markup import escape
 from rich.table import Table
 
 from dicomnode import check as looks
-from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, print_json
+from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, RoleName, print_json
 from dicomnode.errors import EXIT_CONFIG
 from dicomnode.settings import Settings, load
+from dicomnode.snapshot import handed
 
 _COLOUR = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def check(
     config: Config = DEFAULT_CONFIG,
+    only: Annotated[
+        list[RoleName] | None, typer.Option("--only", help="Look at what this role uses; may be given several times."),
+    ] = None,
     peers: Annotated[bool, typer.Option("--peers", help="Ask every destination by C-ECHO too.")] = False,
     json: Json = False,
 ) -> None:
     """Cross-check settings, models, peers, disk and OCR; print a summary."""
-    settings = load(config)
-    answers = looks.check(settings, _echo(settings) if peers else None)
+    # A running node has its reload checked so: the very settings that its children would get.
+    approving = handed()
+    settings = approving or load(config)
+    roles = only or tuple(RoleName)
+    answers = looks.check(settings, _echo(settings) if peers else None, roles, port=approving is None)
     if json:
         for answer in answers:
             print_json({"about": answer.about, "outcome": answer.outcome, "detail": answer.detail})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,17 @@ MaybeConfig = Annotated[
     Path | None,
     typer.Option("-c", "--config", help="Configuration directory; without it the built-in routes apply."),
 ]
+
+
+class RoleName(StrEnum):
+    """The roles that `serve` runs."""
+
+    accept = "accept"
+    work = "work"
+    send = "send"
+    keep = "keep"
+
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 
 

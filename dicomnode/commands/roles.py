@@ -1,44 +1,59 @@
 """``serve`` and the four roles that it runs: ``accept``, ``work``, ``send``, ``keep``.
 
-**Way** Each role loads the configuration, sets up its log, asks the kernel to end it with its supervisor and runs until
-SIGTERM. The modules behind a role are imported only there: an acceptor holds no model, a keeper no network code.
+**Way** Each role takes the configuration that its supervisor approved, or loads it when it runs alone, sets up its log, asks
+the kernel to end it with its supervisor and runs until SIGTERM. The modules behind a role are imported only there: an acceptor
+holds no model, a keeper no network code.
 """
 
 from __future__ import annotations
 
+import faulthandler
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from dicomnode import log
-from dicomnode.commands.options import DEFAULT_CONFIG, Config
-from dicomnode.roles import Role, SignalStop, bind_to_supervisor
+from dicomnode.commands.options import DEFAULT_CONFIG, Config, RoleName
+from dicomnode.roles import RELOAD, RETIRE, Role, SignalStop, bind_to_supervisor, hold
 from dicomnode.settings import Settings, load
+from dicomnode.snapshot import handed
 from dicomnode.spool import Spool
 
 
-def _run(config: Path, name: str, find: Callable[[], Role]) -> None:
-    bind_to_supervisor()
+def _run(settings: Settings, name: str, find: Callable[[], Role]) -> None:
     stop = SignalStop().on_signals()
-    settings = load(config)
     _start_log(settings, name)
     raise typer.Exit(find()(settings, stop))
+
+
+def _role(config: Path, name: str, find: Callable[[], Role]) -> None:
+    hold(RETIRE)
+    bind_to_supervisor()
+    faulthandler.enable()  # a stuck process is ended by SIGABRT: where it hangs goes to stderr, frames without values
+    _run(handed() or load(config), name, find)
 
 
 def _start_log(settings: Settings, name: str) -> None:
     log.configure(settings.log, name, Spool(settings.node.state_dir).identity().key)
 
 
-def serve(config: Config = DEFAULT_CONFIG) -> None:
-    """Run the whole node: acceptor, workers, sender and keeper in one supervised tree."""
-    from dicomnode.serve import refuse_second, run_supervisor  # noqa: PLC0415 - each role loads its own modules only
+def serve(
+    config: Config = DEFAULT_CONFIG,
+    only: Annotated[
+        list[RoleName] | None, typer.Option("--only", help="Run this role only; may be given several times."),
+    ] = None,
+) -> None:
+    """Run the whole node: acceptors, workers, sender and keeper in one supervised tree. SIGHUP loads the configuration anew."""
+    from dicomnode.serve import ROLES, run_supervisor, take_locks  # noqa: PLC0415 - each role loads its own modules only
 
-    def find() -> Role:
-        return run_supervisor
-
-    refuse_second(load(config))
-    _run(config, "serve", find)
+    hold(RELOAD, RETIRE)  # children start with them held
+    roles = tuple(role for role in ROLES if not only or role in only)
+    settings = load(config)
+    take_locks(settings.node.state_dir, roles)
+    _run(settings, "serve", lambda: partial(run_supervisor, roles=roles))
 
 
 def accept(config: Config = DEFAULT_CONFIG) -> None:
@@ -49,7 +64,7 @@ def accept(config: Config = DEFAULT_CONFIG) -> None:
 
         return run_acceptor
 
-    _run(config, "accept", find)
+    _role(config, "accept", find)
 
 
 def work(config: Config = DEFAULT_CONFIG) -> None:
@@ -60,7 +75,7 @@ def work(config: Config = DEFAULT_CONFIG) -> None:
 
         return run_worker
 
-    _run(config, "work", find)
+    _role(config, "work", find)
 
 
 def send(config: Config = DEFAULT_CONFIG) -> None:
@@ -71,7 +86,7 @@ def send(config: Config = DEFAULT_CONFIG) -> None:
 
         return run_sender
 
-    _run(config, "send", find)
+    _role(config, "send", find)
 
 
 def keep(config: Config = DEFAULT_CONFIG) -> None:
@@ -82,4 +97,4 @@ def keep(config: Config = DEFAULT_CONFIG) -> None:
 
         return run_keeper
 
-    _run(config, "keep", find)
+    _role(config, "keep", find)

@@ -20,6 +20,7 @@ from functools import partial
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from dicomnode import notify
 from dicomnode.errors import ConfigError, DicomNodeError
 from dicomnode.keeper.chores import Chores
 from dicomnode.keeper.inotify import Watch
@@ -38,6 +39,8 @@ _TICK_S = 0.5
 _EVERY_S = {"reclaim": RECLAIM_S, "findings": 5, "room": 10, "alarms": 30, "expire": 60, "retention": 300, "leftovers": 3600}
 #: A full scan as often as this makes a folder whose time lies right by accident, seconds.
 _FULL_S = 3600.0
+#: Beyond the pause between two scans, a scan may take this long without a file taken in, seconds.
+_WATCHDOG_S = 120.0
 
 log = get_logger("keep")
 
@@ -60,6 +63,8 @@ def run_keeper(settings: Settings, stop: Stop) -> int:
             def complete() -> None:
                 scheduler.add_job(lambda: guard.run("audit", lambda: chores.audit(datetime.now(UTC))), id="audit")
 
+            notify.watchdog_s(settings.keep.scan_s + _WATCHDOG_S)
+            notify.ready()
             log.info("keeper_started")
             try:
                 _take_in(Intake(spool, queue, node_id), spool, settings.keep.scan_s, guard, stop, complete)
@@ -79,6 +84,7 @@ def _open(spool: Spool, guard: Guard, pause_s: float, stop: Stop) -> SqliteQueue
     while not stop.is_set():
         if guard.run("open", lambda: opened.append(SqliteQueue(spool.queue_path))):
             return opened[0]
+        notify.alive()
         stop.wait(pause_s)
     return None
 
@@ -112,6 +118,7 @@ def _take_in(
             if (now := time.monotonic()) >= next_scan:
                 full = now >= next_full
                 done = guard.run("scan", partial(intake.scan, full=full))
+                notify.alive()
                 next_scan = time.monotonic() + scan_s
                 if full and done:
                     if not next_full:
@@ -125,6 +132,7 @@ def _take_in(
             else:
                 for location in found:
                     guard.run("intake", partial(intake.one, location))
+                    notify.alive()
     finally:
         for watch in watches:
             watch.close()

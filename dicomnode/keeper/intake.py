@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
+from dicomnode import notify
 from dicomnode.errors import FileMissing, StageFailed, StoreFailed, Undecodable
 from dicomnode.header import header
 from dicomnode.log import get_logger
@@ -91,6 +92,7 @@ class Intake:
         for kept in self._missing():
             try:
                 made += self.one(kept.location) is not None
+                notify.alive()
             except (OSError, StoreFailed) as error:
                 fault = fault or error
         if fault is not None:

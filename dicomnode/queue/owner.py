@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dicomnode.queue import Owner
 
-__all__ = ["Owner", "alive", "this_process"]
+__all__ = ["Owner", "alive", "of_process", "this_process"]
 
 _PROC = Path("/proc")
 #: Zombies have an entry in /proc until their parent reaps them; they will never end a claim.
@@ -27,6 +27,11 @@ _DEAD_STATES = frozenset("ZXx")
 def this_process() -> Owner:
     """Name the calling process."""
     return _named(os.getpid())
+
+
+def of_process(pid: int) -> Owner:
+    """Name another process, as it names itself."""
+    return Owner(_boot_id(), pid, _stat(pid)[1])
 
 
 def alive(owner: Owner) -> bool:
@@ -39,7 +44,7 @@ def alive(owner: Owner) -> bool:
 
 @cache  # the key is the pid, so a forked child names itself
 def _named(pid: int) -> Owner:
-    return Owner(_boot_id(), pid, _stat(pid)[1])
+    return of_process(pid)
 
 
 @cache

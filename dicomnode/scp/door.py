@@ -2,12 +2,12 @@
 
 **Way** `Door.knock` is asked of every connection, before a thread or a buffer is spent on it: few may wait for judgement.
 `Door.judge` is asked before the association is accepted and gives None or the A-ASSOCIATE-RJ with a word for the log. The
-called AE title is looked at first, then the calling one, then the address, then room. `Door.leave` ends what `judge`
-admitted, `Door.let_go` what `knock` did.
+called AE title is looked at first, then the calling one, then the address, then room on disk, then a seat: in all, and for
+this calling AE. `Door.leave` ends what `judge` admitted, `Door.let_go` what `knock` did.
 
 **Standard** PS3.8 Table 9-21 (result, source, reason).
 
-**Limits** Associations are counted within this process.
+**Limits** Associations are counted over all acceptor processes (`seats.py`), connections that wait for judgement within one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dicomnode import dimse
+from dicomnode.scp.seats import Seats
 from dicomnode.settings import Settings
 
 #: Connections that wait for judgement: this many for each association that may be open, but never fewer than `_FEWEST`.
@@ -36,14 +37,18 @@ class Rejection:
 class Door:
     """Counts who is inside and judges who asks to come in; used by many threads."""
 
-    def __init__(self, settings: Settings, free_bytes: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, free_bytes: Callable[[], int], seats: Seats | None = None) -> None:
         self._settings = settings
         self._free_bytes = free_bytes
-        self._inside: set[str] = set()
+        #: Shared with the other acceptors; a door alone has its own.
+        self.seats = seats or Seats()
+        #: Associations of this process, each with its seat.
+        self._inside: dict[str, int] = {}
         #: Connections not admitted, each with whom it counts for.
         self._waiting: dict[object, str] = {}
         self._room = max(_FEWEST, _WAITING_PER_ASSOCIATION * settings.scp.max_associations)
         self._lock = threading.Lock()
+        self._accepts = True
         #: Set when the acceptor drains: nobody comes in any more.
         self.closed = False
 
@@ -60,33 +65,55 @@ class Door:
             full = len(self._waiting) >= self._room or list(self._waiting.values()).count(who) >= self._room // 2
             if not full:
                 self._waiting[connection] = who
+                self._count()
             return not full
 
     def let_go(self, connection: object) -> None:
         """A connection was admitted or has ended; naming it again does nothing."""
         with self._lock:
             self._waiting.pop(connection, None)
+            self._count()
 
     def judge(self, association_id: str, calling_ae: str, called_ae: str, address: str) -> Rejection | None:
         """Admit an association (None) or say why not."""
         rejection = self._stranger(calling_ae, called_ae, address) or self._no_room()
         if rejection is not None:
             return rejection
+        scp = self._settings.scp
+        seat = self.seats.take(calling_ae, scp.max_associations, scp.max_associations_per_ae)
+        if isinstance(seat, str):
+            return Rejection(dimse.REJECT_LIMIT, f"too_many_{seat}")
         with self._lock:
-            if len(self._inside) >= self._settings.scp.max_associations:
-                return Rejection(dimse.REJECT_LIMIT, "too_many_associations")
-            self._inside.add(association_id)
+            self._inside[association_id] = seat
+            self._count()
         return None
 
     def leave(self, association_id: str) -> None:
         """End an association; naming one that was never admitted does nothing."""
         with self._lock:
-            self._inside.discard(association_id)
+            seat = self._inside.pop(association_id, None)
+            self._count()
+        if seat is not None:
+            self.seats.leave(seat)
 
     def count(self) -> int:
-        """How many associations are inside."""
+        """How many associations of this process are inside."""
         with self._lock:
             return len(self._inside)
+
+    def waiting(self) -> int:
+        """How many connections of this process wait for judgement."""
+        with self._lock:
+            return len(self._waiting)
+
+    def retire(self) -> None:
+        """Tell the other acceptors that this one takes no more connections."""
+        with self._lock:
+            self._accepts = False
+            self._count()
+
+    def _count(self) -> None:
+        self.seats.busy(len(self._inside) + len(self._waiting), accepts=self._accepts)
 
     def _stranger(self, calling_ae: str, called_ae: str, address: str) -> Rejection | None:
         if called_ae != self._settings.node.ae_title:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 
-from dicomnode import __version__
+from dicomnode import __version__, notify
 from dicomnode.errors import Transient
 from dicomnode.log import get_logger
 from dicomnode.queue import Queue
@@ -26,6 +26,8 @@ from dicomnode.spool import Spool
 LOOK_S = 0.5
 #: Beyond the wait for a peer's answer, a lane has this long to end, seconds.
 GRACE_S = 5.0
+#: The queue is asked at least this often, or the process is stuck, seconds.
+WATCHDOG_S = 60.0
 
 log = get_logger("send")
 
@@ -37,9 +39,12 @@ def run_sender(settings: Settings, stop: Stop, spool: Spool | None = None, queue
     queue = queue or SqliteQueue(spool.queue_path)
     owner = this_process()
     threads: dict[str, threading.Thread] = {}
+    notify.watchdog_s(WATCHDOG_S)
+    notify.ready()
     log.info("sender_started", version=__version__, config_digest=settings.digest[:12])
     try:
         while not stop.is_set():
+            notify.alive()
             for name in _waiting(queue):
                 if name not in threads:
                     lane = Lane(name, settings, spool, queue, owner, stop)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dicomnode.scp.acceptor import listen
+from dicomnode import listening
+from dicomnode.scp.acceptor import Listener
 from dicomnode.scp.door import Door
 from dicomnode.settings import KeepSettings, NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
 from dicomnode.spool import Spool
@@ -63,12 +64,13 @@ def acceptor(config: Settings, spool: Spool | None = None) -> Iterator[Node]:
     """Run the acceptor's listener for the length of a with block."""
     spool = spool or Spool(config.node.state_dir)
     door = Door(config, lambda: spool.free_bytes())  # noqa: PLW0108 - tests replace free_bytes of the spool
-    listener = listen(config, spool, door)
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02})
+    listener = Listener(listening.bind(config.node), config, spool, door)
+    stop = threading.Event()
+    thread = threading.Thread(target=listener.serve, args=(stop.is_set,))
     thread.start()
     try:
         yield Node(config, spool, door)
     finally:
-        listener.shutdown()
+        stop.set()
         thread.join()
-        listener.associations.drain(0.2)
+        listener.drain(0.2)

@@ -21,7 +21,7 @@ from tests.peers import listens, wait_for
 
 ROLES = ("accept", "work", "send", "keep")
 #: What `serve` starts.
-PROCESSES = ("accept", "work", "work", "send", "keep")
+PROCESSES = ("accept", "accept", "work", "work", "send", "keep")
 STARTED = {"accept": "acceptor", "work": "worker", "send": "sender", "keep": "keeper"}
 needs_models = pytest.mark.skipif(
     not list(models_dir(WorkSettings()).glob("bodypart-router/*/model.onnx")), reason="the router's model is not in models/",
@@ -66,7 +66,7 @@ def test_sigterm_drains_the_tree(node: Node) -> None:
     assert events[0] == "node_started"
     assert events[-1] == "node_stopped"
     stopped = [event for event in events if event.endswith("_stopped")]
-    assert stopped[0] == "acceptor_stopped"
+    assert stopped[:2] == ["acceptor_stopped"] * 2
     assert Counter(stopped) == {"node_stopped": 1} | Counter(f"{STARTED[role]}_stopped" for role in PROCESSES)
     assert "child_exited" not in events
     assert not listens(node.port)
@@ -216,7 +216,7 @@ def test_a_second_serve_on_the_same_state_is_refused(node: Node) -> None:
     node.start()
     done = node.command("serve", check=False)
     assert done.returncode == 78
-    assert f"{node.state}: another `dicomnode serve` runs" in done.stderr
+    assert f"{node.state}: another `dicomnode serve` runs the role 'accept'" in done.stderr
     wait_for(lambda: all_started(node), 60, lambda: "all roles; " + node.tail())
     assert node.stop() == 0
     with node.running():
@@ -235,9 +235,11 @@ def test_a_taken_port_is_named_and_tried_again(node: Node) -> None:
         assert "Traceback" not in alone.stderr
         with node.log_path.open("ab") as log:
             node._process = subprocess.Popen([*DICOMNODE, "serve", "-c", str(node.config)], stdout=log, stderr=log)
-        told = wait_for(lambda: node.events("child_exited"), 60, "the acceptor ended; " + node.tail())
-        assert {record["role"] for record in told} == {"accept"}
-        assert f"127.0.0.1:{node.port}" in node.log_path.read_text()
+        (told,) = wait_for(lambda: node.events("acceptor_failed"), 60, lambda: "the port is told of; " + node.tail())
+        assert (told["process"], told["reason"], told["port"]) == ("serve", "cannot_listen", node.port)
+        assert f"127.0.0.1:{node.port}" in told["message"]
+        wait_for(lambda: node.events("keeper_started"), 60, lambda: "the others run meanwhile; " + node.tail())
+        assert node.pids("accept") == []
         assert node._process.poll() is None
     wait_for(lambda: node.events("acceptor_started"), 30, lambda: "the acceptor listens; " + node.tail())
     assert node.stop() == 0

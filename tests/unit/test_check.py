@@ -157,7 +157,7 @@ def test_port_of_another_is_a_fault(config: Path) -> None:
 def test_port_of_this_node_is_fine(config: Path, tmp_path: Path) -> None:
     """A port is fine when a `dicomnode serve` on this very state directory has it."""
     (tmp_path / "state").mkdir()
-    with (tmp_path / "state" / "serve.lock").open("w") as lock:
+    with (tmp_path / "state" / "serve.accept.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert answers(config)["port"] == Answer("port", "ok", f"{load(config).node.port}, in use by this node")
 
