@@ -106,6 +106,8 @@ class Worker:
         self._kit = kit
         self._owner = owner
         self._stray = False
+        #: Why the queue could not be asked when it was asked last; told when it changes.
+        self._trouble = ""
         self.defects = 0
 
     def step(self) -> bool:
@@ -118,8 +120,11 @@ class Worker:
             claim = self._queue.claim(self._owner, datetime.now(UTC))
         except Transient as error:
             self._stray = True
-            log.warning("store_failed", reason=error.code)
+            if error.code != self._trouble:
+                log.warning("store_failed", reason=error.code)
+            self._trouble = error.code
             return False
+        self._trouble = ""
         if claim is None:
             return False
         instance_id = claim.instance.instance_id

@@ -35,7 +35,8 @@ BROAD = {
     "dicomnode/scu/": {"*"},
     "dicomnode/scp/acceptor.py": {"_admit"},
     "dicomnode/scp/session.py": {"store"},
-    "dicomnode/scp/receive.py": {"*"},
+    "dicomnode/scp/association.py": {"_run"},
+    "dicomnode/upper/handshake.py": {"read_request"},
     "dicomnode/keeper/__init__.py": {"*"},
     "dicomnode/commands/files.py": {"each"},
 }

@@ -1,232 +1,207 @@
-"""C-STORE requests received straight into a spool file: the one place that reaches into pynetdicom's receiving side.
+"""Messages out of P-DATA-TF PDUs, and C-STORE data sets written straight from the socket's buffer into a spool file.
 
-**Way** `StoreDimse` takes the place of an association's DIMSE provider. It puts the fragments of a command together, and
-writes the fragments of a C-STORE data set into `Incoming` as they come, behind our file meta; no instance is ever whole in
-memory. The C-STORE handler fetches the file by `StoreDimse.take`. What nobody fetched is deleted by `discard_all`.
-Asynchronous operations are not negotiated: while `UNANSWERED_MAX` requests wait for their answers nothing more is read, so
-that a peer which does not wait is slowed, not lost.
+**Way** `Receiver.take` is given the body of each PDU. It puts the fragments of a command together, asks the session what to do
+with a C-STORE (`Incoming`), writes the fragments of its data set as they come, behind our file meta, and sends the answer
+before it looks at anything further. No instance is ever whole in memory, and a peer that does not wait for answers is slowed
+by the socket, not queued: asynchronous operations are not negotiated.
 
 **Fails** A disk that is full while receiving is remembered in `Incoming.failure`; the rest of the data set is passed over, so
-that the peer gets its answer. A message that makes no sense aborts the association (PS3.8 9.2, event 19).
+that the peer gets its answer. A message that makes no sense raises `Malformed`, which aborts the association.
 
-**Standard** PS3.7 section 6.3.1 and Annex E, PS3.8 Annex E.2 (message control header).
+**Standard** PS3.7 sections 6.3.1 and 9.1, Annex C (0x0211, 0x0122) and Annex E, PS3.8 Annex E.2.
 
-**Limits** Written against pynetdicom 3.0.4, which pyproject.toml pins.
+**Limits** Of services other than C-STORE, C-ECHO and C-CANCEL only the refusal is known; their data sets are passed over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import threading
 import time
-from collections.abc import Callable
-from io import BytesIO
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Protocol
 
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import _MESSAGE_TYPES, C_STORE_RQ, DIMSEMessage
-from pynetdicom.dimse_primitives import C_CANCEL
-from pynetdicom.dsutils import decode
-
+from dicomnode import contexts, dimse
 from dicomnode.errors import OutOfResources, Refused
-from dicomnode.log import get_logger
+from dicomnode.spool.disk import write_back
+from dicomnode.upper import command, pdata
+from dicomnode.upper.command import Command, Malformed
 
-log = get_logger("accept")
-
-_NO_DATA_SET = 0x0101
-_COMMAND_MAX_BYTES = 64 << 10
-#: Whole requests of one association that wait for their answer before its socket is read again.
-UNANSWERED_MAX = 4
-#: So many can only come in one PDU: the association is aborted.
-_UNANSWERED_ABORT = 16
+#: So many messages in one PDU are nobody's.
+_MESSAGES_MAX = 16
+#: The first bytes of a data set are kept to look at its UIDs: the file need not be read again.
+_FIRST_BYTES = 2048
+#: The kernel is asked to write this often, so that the fsync at the end of a large instance has little left to do.
+_WRITE_BACK_BYTES = 4 << 20
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Incoming:
     """A data set on its way into a temporary file of the spool."""
 
-    def __init__(self, path: Path, instance_id: str, meta: bytes | None, failure: Refused | None = None) -> None:
+    def __init__(self, path: Path, instance_id: str, meta: bytes, failure: Refused | None = None) -> None:
         self.path = path
         self.instance_id = instance_id
+        self.meta = meta
         self.started = time.perf_counter()
         self.size_bytes = 0
         self.failure = failure
-        self._file: BinaryIO | None = None
-        if meta is None:
-            return
-        try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._file = os.fdopen(os.open(path, flags, 0o640), "wb", buffering=1 << 18)
-            self._file.write(meta)
-        except OSError as error:
-            self._fail(error)
+        #: The beginning of the data set.
+        self.first = b""
+        self._file: int | None = None
+        self._written = self._given = 0
 
     def write(self, data: memoryview) -> None:
         """Take one fragment; never raises, see ``failure``."""
         self.size_bytes += len(data)
-        if self._file is not None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self._fail(error)
-
-    def refuse(self, failure: Refused) -> None:
-        """Take no more bytes; the answer is known already."""
-        self.failure = self.failure or failure
-        self.discard()
-
-    def close(self) -> None:
-        """End the file; never raises, see ``failure``."""
-        file, self._file = self._file, None
-        if file is not None:
-            try:
-                file.close()
-            except OSError as error:
-                self._fail(error)
+        if self.failure is not None:
+            return
+        try:
+            if self._file is None:
+                self._file = os.open(self.path, _FLAGS, 0o640)
+                _write(self._file, [memoryview(self.meta), data])
+                self._written = len(self.meta)
+            else:
+                _write(self._file, [data])
+            self._written += len(data)
+            if len(self.first) < _FIRST_BYTES:
+                self.first += data[:_FIRST_BYTES - len(self.first)]
+            if self._written - self._given >= _WRITE_BACK_BYTES:
+                write_back(self._file, self._given, self._written - self._given)
+                self._given = self._written
+        except OSError as error:
+            self.failure = OutOfResources(f"the spool took no more: {error.strerror}")
+            self.discard()
 
     def finish(self) -> None:
         """End the file, ready for commit; raises what went wrong on the way."""
-        self.close()
+        self._close()
         if self.failure is not None:
             raise self.failure
 
     def discard(self) -> None:
         """Close and delete the file, if it is still there."""
-        file, self._file = self._file, None
+        if self._file is None and not self._written:
+            return
         with contextlib.suppress(OSError):
-            if file is not None:
-                file.close()
+            self._close()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
-    def _fail(self, error: OSError) -> None:
-        self.refuse(OutOfResources(f"the spool took no more: {error.strerror}"))
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                os.close(file)
+            except OSError as error:
+                self.failure = self.failure or OutOfResources(f"the spool took no more: {error.strerror}")
 
 
-#: Opens the file for a C-STORE: SOP Class UID, SOP Instance UID, transfer syntax UID.
-Open = Callable[[str, str, str], Incoming]
+def _write(file: int, buffers: list[memoryview]) -> None:
+    """Write all of it; a disk that fills up takes a part first."""
+    left = sum(map(len, buffers))
+    while (left := left - (count := os.writev(file, buffers))) > 0:
+        while count >= len(buffers[0]):
+            count -= len(buffers.pop(0))
+        buffers[0] = buffers[0][count:]
 
 
-class StoreDimse(DIMSEServiceProvider):
-    """The DIMSE provider of one accepted association."""
+class Keeper(Protocol):
+    """What is made of C-STORE requests; `session.Session` is one."""
 
-    def __init__(self, assoc: Any, open_: Open) -> None:
-        super().__init__(assoc)
-        self._open = open_
+    def open(self, request: Command, transfer_syntax_uid: str) -> Incoming:
+        """Begin a data set."""
+        ...
+
+    def store(self, request: Command, context: tuple[str, str], incoming: Incoming | None) -> int:
+        """Answer with a status; ``incoming`` is whole, or None where the request has no data set."""
+        ...
+
+
+#: Sends a command set on a presentation context.
+Say = Callable[[int, bytes], None]
+
+
+class Receiver:
+    """The messages of one association."""
+
+    def __init__(self, accepted: Mapping[int, tuple[str, str]], keeper: Keeper, say: Say) -> None:
+        #: Presentation context id → SOP Class UID and transfer syntax UID.
+        self._accepted = accepted
+        self._keeper = keeper
+        self._say = say
+        self._context_id = 0
         self._command = bytearray()
-        self._message: DIMSEMessage | None = None
-        self._current: Incoming | None = None
-        self._ready: dict[int, tuple[Any, Incoming]] = {}
-        self._lock = threading.Lock()
-        self._ended = False
+        #: The request whose data set is on its way, and the file if it is a C-STORE.
+        self._request: Command | None = None
+        self._incoming: Incoming | None = None
 
-    def receive_primitive(self, primitive: Any) -> None:
-        """Take the fragments of one P-DATA-TF PDU; called by the thread that reads the socket."""
-        for context_id, data in primitive.presentation_data_value_list:
-            control = data[0]
-            fine = self._command_fragment(context_id, data) if control & 1 else self._data_fragment(data)
-            if not fine:
-                self.dul.event_queue.put("Evt19")
-                return
+    def take(self, body: memoryview) -> None:
+        """Take one P-DATA-TF PDU and answer what it completes; raises `Malformed`."""
+        messages = 0
+        for context_id, control, fragment in pdata.values(body):
+            if self._request is None and not self._command:
+                if context_id not in self._accepted:
+                    raise Malformed("a presentation context that was not accepted")
+                self._context_id = context_id
+            elif context_id != self._context_id:
+                raise Malformed("fragments of one message on two presentation contexts")
+            if control & pdata.COMMAND:
+                complete = self._command_fragment(control, fragment)
+            else:
+                complete = self._data_fragment(control, fragment)
+            messages += complete
+            if messages > _MESSAGES_MAX:
+                raise Malformed("messages without end in one PDU")
 
-    @property
-    def full(self) -> bool:
-        """True while the peer has to wait for answers before more of it is read."""
-        return self.msg_queue.qsize() >= UNANSWERED_MAX
+    def discard(self) -> int:
+        """Delete what is half received; gives how many."""
+        incoming, self._incoming = self._incoming, None
+        if incoming is None:
+            return 0
+        incoming.discard()
+        return 1
 
-    def take(self, request: Any) -> Incoming | None:
-        """Give the file of a C-STORE request to its handler, once."""
-        with self._lock:
-            return self._ready.pop(id(request), (None, None))[1]
-
-    def discard_all(self) -> int:
-        """Delete what is half received or was not fetched, and take nothing more; gives how many."""
-        with self._lock:
-            self._ended = True
-            left = [incoming for _, incoming in self._ready.values()]
-            self._ready.clear()
-            if self._current is not None:
-                left.append(self._current)
-                self._current = None
-        for incoming in left:
-            incoming.discard()
-        return len(left)
-
-    def _command_fragment(self, context_id: int, data: bytes) -> bool:
-        if self._message is not None or len(self._command) + len(data) > _COMMAND_MAX_BYTES:
+    def _command_fragment(self, control: int, fragment: memoryview) -> bool:
+        if self._request is not None or len(self._command) + len(fragment) > command.MAX_BYTES:
+            raise Malformed("a command inside a data set, or one that is too long")
+        if not control & pdata.LAST:
+            self._command += fragment
             return False
-        self._command += data[1:]
-        if not data[0] & 2:
+        raw: bytes | bytearray | memoryview = fragment
+        if self._command:
+            raw, self._command = self._command + fragment, bytearray()
+        request = command.parse(raw)
+        if request.field & command.RESPONSE:
+            raise Malformed("a response to nothing")
+        if not request.has_data_set:
+            self._answer(request, None)
             return True
-        raw, self._command = bytes(self._command), bytearray()
-        try:
-            message = DIMSEMessage()
-            message.context_id = context_id
-            message.command_set = decode(BytesIO(raw), True, True)
-            message.__class__ = _MESSAGE_TYPES[message.command_set.CommandField][1]
-            has_data = message.command_set.CommandDataSetType != _NO_DATA_SET
-        except Exception:  # noqa: BLE001 - whatever pydicom makes of a peer's bytes: there is no message then
+        self._request = request
+        if request.field == command.C_STORE_RQ:
+            self._incoming = self._keeper.open(request, self._accepted[self._context_id][1])
+        return False
+
+    def _data_fragment(self, control: int, fragment: memoryview) -> bool:
+        request = self._request
+        if request is None:
+            raise Malformed("a data set without a command")
+        if self._incoming is not None:
+            self._incoming.write(fragment)
+        if not control & pdata.LAST:
             return False
-        self._message = message
-        if not has_data:
-            return self._complete()
-        if isinstance(message, C_STORE_RQ):
-            return self._begin(message, context_id)
+        incoming, self._request, self._incoming = self._incoming, None, None
+        self._answer(request, incoming)
         return True
 
-    def _begin(self, message: Any, context_id: int) -> bool:
-        command = message.command_set
-        # Asked of the association, not noted at its acceptance: a quick peer's data are here before that event.
-        context = self.assoc._accepted_cx.get(context_id)  # noqa: SLF001
-        if context is None:
-            return False
-        sop_class, sop_instance = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
-        try:
-            incoming = self._open(str(sop_class or ""), str(sop_instance or ""), str(context.transfer_syntax[0]))
-        except Exception:  # an error here would end the thread that reads, without a word to the peer
-            log.exception("defect")
-            return False
-        with self._lock:
-            self._current = None if self._ended else incoming
-        if self._ended:
-            incoming.discard()
-        return True
-
-    def _data_fragment(self, data: bytes) -> bool:
-        if self._message is None:
-            return False
-        with self._lock:
-            if self._current is not None:
-                self._current.write(memoryview(data)[1:])
-        return self._complete() if data[0] & 2 else True
-
-    def _complete(self) -> bool:
-        """A whole message is here: hand it to the association's thread."""
-        message: Any = self._message
-        self._message = None
-        try:
-            primitive: Any = message.message_to_primitive()
-        except Exception:  # noqa: BLE001 - a command element of the wrong kind
-            return False
-        if not primitive.is_valid_request and not isinstance(primitive, C_CANCEL):
-            return False
-        if self.msg_queue.qsize() >= _UNANSWERED_ABORT:
-            return False
-        with self._lock:
-            incoming, self._current = self._current, None
-            if incoming is not None:
-                incoming.close()
-            if incoming is not None and not self._ended:
-                self._ready[id(primitive)] = (primitive, incoming)
-        if incoming is not None and self._ended:
-            incoming.discard()
-        if not isinstance(primitive, C_CANCEL):
-            self.msg_queue.put((message.context_id, primitive))
-        return True
-
-
-def is_uid(text: str) -> bool:
-    """Say whether a command's text has the look of a UID: digits and dots, at most 64 (see `dicomnode.header`, Limits)."""
-    return re.fullmatch(r"[0-9.]{1,64}", text) is not None
+    def _answer(self, request: Command, incoming: Incoming | None) -> None:
+        if request.field == command.C_STORE_RQ:
+            status = self._keeper.store(request, self._accepted[self._context_id], incoming)
+        elif request.field == command.C_ECHO_RQ:
+            status = dimse.SUCCESS if request.sop_class_uid == contexts.VERIFICATION else dimse.SOP_CLASS_NOT_SUPPORTED
+        elif request.field == command.C_CANCEL_RQ:
+            return
+        else:
+            status = dimse.UNRECOGNISED_OPERATION
+        self._say(self._context_id, command.response(request, status))

@@ -1,7 +1,7 @@
 """One accepted association: who is there, what came, and the answer to each C-STORE.
 
-**Way** `Session` is made with the connection. `Session.requested` judges the request, `open` starts the file of a data set,
-`store` answers a C-STORE after `Spool.commit`, `ended` deletes what is left and writes the last line of the log.
+**Way** `Session` is made with the connection. `Session.judge` judges the request, `open` starts the file of a data set,
+`store` answers a C-STORE after `Spool.commit`, `ended` writes the last line of the log.
 
 **Fails** A `Refused` becomes its status and keeps nothing. Anything else is a defect: logged, answered 0x0110, nothing kept.
 
@@ -10,10 +10,10 @@
 
 from __future__ import annotations
 
+import io
 import secrets
-import sys
-import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,16 +24,22 @@ from dicomnode import contexts, dimse
 from dicomnode.errors import CannotUnderstand, DatasetMismatch, OutOfResources, Refused
 from dicomnode.header import Sender, file_meta, peek
 from dicomnode.log import get_logger
-from dicomnode.scp.door import Door
-from dicomnode.scp.receive import Incoming, is_uid
+from dicomnode.scp.door import Door, Rejection
+from dicomnode.scp.receive import Incoming
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, new_id
+from dicomnode.upper.command import Command, is_uid
+from dicomnode.upper.handshake import Request
 
 log = get_logger("accept")
 
+#: PS3.8 Table 9-21: service-provider (ACSE), protocol version not supported.
+_VERSION = Rejection(dimse.REJECT_VERSION, "protocol_version")
+_NOBODY = Rejection(dimse.REJECT_CALLING_AE, "calling_ae_unknown")
+
 
 class Session:
-    """The node's side of one association; methods are called by the association's own threads."""
+    """The node's side of one association; methods are called by the association's own thread."""
 
     def __init__(self, settings: Settings, spool: Spool, door: Door, connection: Any, local: tuple[str, int]) -> None:
         self.association_id = f"a-{secrets.token_hex(6)}"
@@ -44,79 +50,61 @@ class Session:
         self._connection, peer = connection
         self._address = str(peer[0])
         self._local = local
-        self._calling_ae = self._called_ae = ""
-        self._asked = self._accepted = False
-        self._lock = threading.Lock()
-        self._closed = False
+        self.calling_ae = self.called_ae = ""
+        self._accepted = False
         self._received = self._refused = 0
-        self._started = time.perf_counter()
 
     # -- coming in
-    def requested(self, event: Any) -> None:
-        """Judge an A-ASSOCIATE-RQ: reject it, or say what we support of what it proposes."""
-        self._asked = True
-        judged = False
-        try:
-            self._judge(event.assoc)
-            judged = True
-        finally:
-            if not judged:  # pynetdicom passes over the error and goes on: nothing but C-ECHO is accepted then
-                log.error("defect", association_id=self.association_id, exc_info=sys.exc_info())
-
-    def _judge(self, assoc: Any) -> None:
-        request = assoc.requestor.primitive
-        self._calling_ae, self._called_ae = _ae_title(request.calling_ae_title), _ae_title(request.called_ae_title)
-        rejection = self._door.judge(self.association_id, self._calling_ae, self._called_ae, self._address)
+    def judge(self, request: Request) -> Rejection | None:
+        """Admit an association (None) or say why not."""
+        self.calling_ae, self.called_ae = _ae_title(request.calling_ae), _ae_title(request.called_ae)
+        if not request.version & 1:
+            rejection: Rejection | None = _VERSION
+        elif not self.calling_ae:  # also where anybody may call
+            rejection = _NOBODY
+        else:
+            rejection = self._door.judge(self.association_id, self.calling_ae, self.called_ae, self._address)
         if rejection is not None:
             log.warning("association_rejected", **self._who(), reason=rejection.reason)
-            assoc.acse.send_reject(*rejection.code)
-            assoc.kill()
-            return
+            return rejection
         self._door.let_go(self._connection)
-        assoc.acceptor.supported_contexts = supported(request.presentation_context_definition_list)
+        return None
 
-    def accepted(self, event: Any) -> None:
-        """Note what was negotiated."""
+    def accepted(self, count: int) -> None:
+        """Note that it was accepted, with how many presentation contexts."""
         self._accepted = True
-        log.info("association_accepted", **self._who(), count=len(event.assoc.accepted_contexts))
-
-    def closed(self, event: Any) -> None:
-        """Wake the association's thread when the connection ends before a request: it would sit out its timeout."""
-        if not self._asked:
-            event.assoc.dul.to_user_queue.put(None)
+        log.info("association_accepted", **self._who(), count=count)
 
     # -- instances
-    def open(self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> Incoming:
+    def open(self, request: Command, transfer_syntax_uid: str) -> Incoming:
         """Start the file of a data set: our file meta, then the bytes as they come."""
         now = datetime.now(UTC)
         instance_id = new_id(now)
         path = self._spool.temporary(instance_id)
-        if not is_uid(sop_class_uid) or not is_uid(sop_instance_uid):
-            return Incoming(path, instance_id, None, CannotUnderstand("the command names no SOP Class or Instance UID"))
+        if not is_uid(request.sop_class_uid) or not is_uid(request.sop_instance_uid):
+            return Incoming(path, instance_id, b"", CannotUnderstand("the command names no SOP Class or Instance UID"))
         if self._below_reserve():
-            return Incoming(path, instance_id, None, OutOfResources("free disk is below scp.reserve_bytes"))
-        sender = Sender(self._calling_ae, self._called_ae, self._address, now)
-        meta = file_meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, sender, receiver=self._local)
+            return Incoming(path, instance_id, b"", OutOfResources("free disk is below scp.reserve_bytes"))
+        sender = Sender(self.calling_ae, self.called_ae, self._address, now)
+        meta = file_meta(request.sop_class_uid, request.sop_instance_uid, transfer_syntax_uid, sender, receiver=self._local)
         return Incoming(path, instance_id, meta)
 
-    def store(self, event: Any) -> int:
+    def store(self, request: Command, context: tuple[str, str], incoming: Incoming | None) -> int:
         """Answer a C-STORE request; success only when the instance is safe."""
-        request = event.request
-        incoming: Incoming | None = event.assoc.dimse.take(request)
         facts: dict[str, Any] = {
-            "association_id": self.association_id, "calling_ae": self._calling_ae,
-            "sop_class": _uid_text(request.AffectedSOPClassUID),
-            "sop_instance_uid": _uid_text(request.AffectedSOPInstanceUID),
-            "transfer_syntax": str(event.context.transfer_syntax),
+            "association_id": self.association_id, "calling_ae": self.calling_ae,
+            "sop_class": _uid_text(request.sop_class_uid),
+            "sop_instance_uid": _uid_text(request.sop_instance_uid),
+            "transfer_syntax": context[1],
         }
         if incoming is None:
             return self._refuse(facts, CannotUnderstand.status, CannotUnderstand("the command has no data set"))
         facts |= {"instance_id": incoming.instance_id, "size_bytes": incoming.size_bytes}
         try:
-            self._keep(incoming, str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), event.context)
+            self._keep(incoming, request, context[0])
         except Refused as error:
             return self._refuse(facts, error.status, error)
-        except Exception as error:  # the handler is one of the places where everything is caught
+        except Exception as error:  # this is one of the places where everything is caught
             log.exception("defect", instance_id=incoming.instance_id)
             return self._refuse(facts, dimse.PROCESSING_FAILURE, error)
         finally:
@@ -125,13 +113,11 @@ class Session:
         log.info("instance_committed", **facts, spool_ms=round((time.perf_counter() - incoming.started) * 1000, 1))
         return dimse.SUCCESS
 
-    def _keep(self, incoming: Incoming, sop_class_uid: str, sop_instance_uid: str, context: Any) -> None:
+    def _keep(self, incoming: Incoming, request: Command, abstract_syntax: str) -> None:
         incoming.finish()
         if self._below_reserve():
             raise OutOfResources("free disk is below scp.reserve_bytes")
-        with incoming.path.open("rb") as stream:
-            found = peek(stream)
-        if found != (sop_class_uid, sop_instance_uid) or str(context.abstract_syntax) != sop_class_uid:
+        if _look(incoming) != (request.sop_class_uid, request.sop_instance_uid) or abstract_syntax != request.sop_class_uid:
             raise DatasetMismatch("command, presentation context and data set do not name the same SOP Class and Instance")
         self._spool.commit(incoming.path, incoming.instance_id)
         self._spool.receipt(incoming.instance_id)
@@ -148,31 +134,37 @@ class Session:
         return self._spool.intake_bytes(self._settings.keep.holds_max_bytes) < self._settings.scp.reserve_bytes
 
     # -- going
-    def ended(self, assoc: Any) -> None:
-        """Delete what is left and write the last line; called once or more often, the first counts."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        left = assoc.dimse.discard_all()
+    def ended(self, *, released: bool, left: int) -> None:
+        """Leave the door and write the last line; ``left`` data sets were half received."""
         self._door.leave(self.association_id)
         self._door.let_go(self._connection)
         if not self._accepted:
             return
         counts = {"received": self._received, "refused": self._refused}
-        if assoc.is_released:
+        if released:
             log.info("association_released", **self._who(), **counts)
         else:
             log.warning("association_aborted", **self._who(), **counts, count=left)
 
     def _who(self) -> dict[str, Any]:
         return {
-            "association_id": self.association_id, "calling_ae": self._calling_ae or "invalid",
-            "called_ae": self._called_ae or "invalid", "address": self._address,
+            "association_id": self.association_id, "calling_ae": self.calling_ae or "invalid",
+            "called_ae": self.called_ae or "invalid", "address": self._address,
         }
 
 
-def supported(proposed: list[PresentationContext]) -> list[PresentationContext]:
+def _look(incoming: Incoming) -> tuple[str, str]:
+    """SOP Class and Instance UID as the data set says them: from its first bytes, or the file where they lie further in."""
+    try:
+        return peek(io.BytesIO(incoming.meta + incoming.first))
+    except CannotUnderstand:
+        if incoming.size_bytes <= len(incoming.first):
+            raise
+    with incoming.path.open("rb") as stream:
+        return peek(stream)
+
+
+def supported(proposed: Sequence[PresentationContext]) -> list[PresentationContext]:
     """What we take of the proposed presentation contexts, one entry a SOP Class."""
     by_class: dict[str, list[list[str]]] = {}
     for cx in proposed:
@@ -187,11 +179,10 @@ def supported(proposed: list[PresentationContext]) -> list[PresentationContext]:
     return found
 
 
-def _ae_title(value: Any) -> str:
-    text = str(value or "").strip(" ")
-    fine = len(text) <= 16 and "\\" not in text and all(0x20 <= ord(c) <= 0x7E for c in text)
-    return text if fine else ""
+def _ae_title(value: str) -> str:
+    fine = len(value) <= 16 and "\\" not in value and all(0x20 <= ord(c) <= 0x7E for c in value)
+    return value if fine else ""
 
 
-def _uid_text(value: Any) -> str:
-    return str(value) if is_uid(str(value or "")) else "invalid"
+def _uid_text(value: str) -> str:
+    return value if is_uid(value) else "invalid"

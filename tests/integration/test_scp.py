@@ -26,7 +26,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from dicomnode import contexts, dimse, log
 from dicomnode.errors import BadSetting, CannotListen
 from dicomnode.header import data_set_start, header
-from dicomnode.scp import run_acceptor
+from dicomnode.scp import receive, run_acceptor
 from dicomnode.scp.door import Door
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.spool import Spool
@@ -247,10 +247,13 @@ def test_syntax_samples(node: Node, shared_data: Path) -> None:
         good.append(path)
         answer = call(DCMSEND, node, path, options=("--decompress-never",))
         if answer.returncode or "with status SUCCESS  : 1" not in answer.stdout + answer.stderr:
-            refused[path.name] = (answer.stdout + answer.stderr)[-600:]
+            refused[path.name] = (answer.stdout + answer.stderr)[-900:]
     assert good
-    # DCMTK itself does not read or send some of them; what it sent, we took.
-    ours_refused = {name: text for name, text in refused.items() if "C-STORE Response" in text}
+    # DCMTK itself does not read or send some of them, or names other UIDs in its command; what it sent, we took.
+    ours_refused = {
+        name: text for name, text in refused.items()
+        if "C-STORE Response" in text and "differs from the one in the transfer list" not in text
+    }
     assert ours_refused == {}
     assert len(node.kept()) == len(good) - len(refused)
 
@@ -320,26 +323,16 @@ def test_reserve(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_disk_fills_while_receiving(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC in the middle of a data set is answered 0xA700, not an abort, and leaves nothing."""
-    import errno
+    real, left = receive.os.writev, [10_000]
 
-    from dicomnode.scp import receive
+    def full(file: int, buffers: list[memoryview]) -> int:
+        taken = bytes(b"".join(buffers))[:left[0]]
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= len(taken)
+        return real(file, [taken])
 
-    real = receive.os.fdopen
-
-    class Full(io.RawIOBase):
-        def __init__(self, file: Any) -> None:
-            self.file, self.left = file, 10_000
-
-        def write(self, data: Any) -> int:
-            self.left -= len(data)
-            if self.left < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return self.file.write(data)
-
-        def close(self) -> None:
-            self.file.close()
-
-    monkeypatch.setattr(receive.os, "fdopen", lambda *args, **kwargs: Full(real(*args, **kwargs)))
+    monkeypatch.setattr(receive.os, "writev", full)
     assert _store(node, _store_request(CT)) == dimse.OUT_OF_RESOURCES
     assert node.kept() == node.leftovers() == []
 
@@ -386,13 +379,9 @@ def test_order_of_syntaxes(proposed: list[str], expected: str) -> None:
 
 
 def test_every_storage_class(node: Node) -> None:
-    """Every Storage SOP Class of the standard is accepted, and pynetdicom has a service for each."""
-    from pynetdicom.service_class import ServiceClass
-    from pynetdicom.sop_class import uid_to_service_class
-
+    """Every Storage SOP Class of the standard is accepted."""
     classes = sorted(contexts.storage_classes())
     assert len(classes) > 190
-    assert [uid for uid in classes if uid_to_service_class(uid) is ServiceClass] == []
     for start in range(0, len(classes), 128):
         group = classes[start:start + 128]
         assoc = associate(node, *group)
@@ -544,8 +533,8 @@ def test_silent_connections_are_few_and_shut_nobody_out(tmp_path: Path) -> None:
                 with contextlib.suppress(OSError):
                     one.sendall(b"\x01\x00" + (200_000).to_bytes(4, "big"))
             time.sleep(0.5)
-            # Half of the room of 20 is one address's, two threads a connection.
-            assert threading.active_count() - before <= 2 * 10 + 2
+            # Half of the room of 20 is one address's, a thread each.
+            assert threading.active_count() - before <= 10 + 2
             # The handshake ends after a second, however the bytes come.
             wait_for(lambda: threading.active_count() <= before, 15, "the silent ones are gone")
         finally:
