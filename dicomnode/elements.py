@@ -112,6 +112,10 @@ class Walker:
         self._encoding = encoding
         #: Bytes that were looked at and not yet taken.
         self._ahead = b""
+        #: Bytes that were taken or passed over.
+        self.position = 0
+        #: VR of the element that was read last, empty when it has none.
+        self.vr = b""
 
     def settle(self) -> None:
         """See whether the first element is written as the transfer syntax says; some senders write it the other way."""
@@ -137,11 +141,12 @@ class Walker:
     def element(self, *, keep: bool) -> tuple[int, bytes]:
         """Read one element; its value is given when ``keep``, else passed over and given as ``b""``."""
         tag, vr, length = self._head(self._encoding)
+        self.vr = vr
         if length == _UNDEFINED:
             self._skip_nested(tag, vr)
             return tag, b""
         if not keep or length > KEEP_MAX_BYTES:
-            self._source.skip(length)
+            self._skip(length)
             return tag, b""
         return tag, self._take(length, tag)
 
@@ -155,7 +160,12 @@ class Walker:
         if len(raw) < count:
             raise Broken(f"the data set ends inside ({tag >> 16:04X},{tag & 0xFFFF:04X})")
         self._ahead = self._ahead[count:]
+        self.position += count
         return raw
+
+    def _skip(self, count: int) -> None:
+        self._source.skip(count)
+        self.position += count
 
     @staticmethod
     def _tag(raw: bytes, encoding: Encoding) -> int:
@@ -189,13 +199,13 @@ class Walker:
                 if length == _UNDEFINED:
                     levels.append((encoding, False))
                 else:
-                    self._source.skip(length)
+                    self._skip(length)
             elif between or inner >> 16 == 0xFFFE:
                 raise Broken(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no items where items belong")
             elif length == _UNDEFINED:
                 levels.append((self._inner(inner_vr, encoding), True))
             else:
-                self._source.skip(length)
+                self._skip(length)
             if len(levels) > DEPTH_MAX:
                 raise Broken(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) is nested more than {DEPTH_MAX} levels deep")
 

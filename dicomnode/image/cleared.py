@@ -47,6 +47,15 @@ class Redacted:
     released: bool = False
     #: The frames that were looked at, None for all; no other can be had from here.
     seen: frozenset[int] | None = None
+    _by_frame: Mapping[int, tuple[Region, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort the rectangles by frame, once: each frame asks for its own."""
+        found: dict[int, list[Region]] = {}
+        for region in self.regions:
+            if region.reason != "overlay":
+                found.setdefault(region.frame, []).append(region)
+        object.__setattr__(self, "_by_frame", {frame: tuple(own) for frame, own in found.items()})
 
     def need(self, index: int) -> None:
         """Raise `StageFailed` for a frame that was not looked at."""
@@ -55,12 +64,12 @@ class Redacted:
 
     def regions_of(self, index: int) -> tuple[Region, ...]:
         """Rectangles of one frame that are blanked in its pixels; those of overlay planes are not."""
-        return tuple(region for region in self.regions if region.frame == index and region.reason != "overlay")
+        return self._by_frame.get(index, ())
 
     @property
     def touched(self) -> bool:
         """True when any frame is blanked anywhere."""
-        return any(region.reason != "overlay" for region in self.regions)
+        return bool(self._by_frame)
 
     def frame(self, index: int) -> NDArray[Any]:
         """Decode frame ``index`` and blank its regions; shapes, types and errors as of `Image.frame`, and as `need`."""

@@ -206,10 +206,13 @@ def _settle(array: Array, spec: Spec) -> Array:
     return settled >> low << low if low else settled
 
 
+def may_stray(spec: Spec) -> bool:
+    """Say whether cells have bits outside Bits Stored, where old overlays hide (PS3.5 8.1.1, retired)."""
+    return not (spec.encapsulated or spec.real or spec.bits_allocated in (spec.bits_stored, 1))
+
+
 def strays(raw: bytes, spec: Spec, frame: int, settled: Array) -> bool:
-    """Say whether a native frame carries bits outside Bits Stored, where old overlays hide (PS3.5 8.1.1, retired)."""
-    if spec.encapsulated or spec.real or spec.bits_allocated in (spec.bits_stored, 1):
-        return False
+    """Say whether a native frame, of cells that `may_stray`, does carry such bits."""
     return not np.array_equal(_native(raw, spec, frame), settled)
 
 

@@ -9,7 +9,9 @@ without file meta is taken when it names its SOP Class; its syntax is then guess
 **Standard** PS3.10 section 7.1, PS3.5 sections 7.1 and 7.5, Annex A.5 (deflated).
 
 **Limits** Elements behind the pixel data are not read; nothing of them can leave the node. A single element that cannot
-be understood is kept as unknown (UN) bytes, so that one bad number does not cost the image.
+be understood is kept as unknown (UN) bytes, so that one bad number does not cost the image. Of a header, 8 MiB of texts,
+numbers and sequences and 64 MiB of bytes are read (`Parsed.left_out` names the rest): parsed, a sequence takes 40 times its
+size.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 from pydicom import config
 from pydicom.charset import convert_encodings
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
@@ -42,6 +45,10 @@ PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
 _BUFFER_BYTES = 1 << 20
+#: What is read of a header: texts, numbers, sequences and what is unknown; and bytes, as overlays are.
+HEADER_MAX_BYTES, BYTES_MAX_BYTES = 8 << 20, 64 << 20
+#: Parts of the value representations of bytes, which hold no text.
+_BYTES_VRS = frozenset(("OB", "OW", "OF", "OD", "OL", "OV"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,10 @@ class Parsed:
     #: The source itself, or what inflates it; seekable.
     stream: BinaryIO
     pixels: PixelElement | None
+    #: Tags of elements in front of the pixel data that were too large to be read.
+    left_out: frozenset[int] = frozenset()
+    #: One of them may hold text.
+    unread: bool = False
 
 
 class Inflated(io.RawIOBase):
@@ -191,27 +202,73 @@ def _body(source: BinaryIO, start: int, meta: FileMetaDataset, syntax: UID) -> P
     little = bool(syntax.is_little_endian) if syntax.is_transfer_syntax else True
     implicit = syntax == ImplicitVRLittleEndian
     squeezed = syntax == DeflatedExplicitVRLittleEndian
-    _check(source, start, Encoding(implicit, little), squeezed=squeezed)
+    plan = _walk(source, start, Encoding(implicit, little), squeezed=squeezed)
     stream: BinaryIO = source
     if squeezed:
-        stream = cast("BinaryIO", io.BufferedReader(Inflated(source, start), _BUFFER_BYTES))
-    stream.seek(0 if squeezed else start)
-    dataset = read_dataset(cast("Any", stream), implicit, little, stop_when=lambda tag, _vr, _length: tag in PIXEL_TAGS)
-    implicit = bool(dataset.original_encoding[0])
+        stream, start = cast("BinaryIO", io.BufferedReader(Inflated(source, start), _BUFFER_BYTES)), 0
+    header = io.BytesIO()
+    for first, behind in plan.pieces:
+        stream.seek(start + first)
+        header.write(stream.read(behind - first))
+    header.seek(0)
+    dataset = read_dataset(cast("Any", header), implicit, little)
+    if plan.pieces:
+        implicit = bool(dataset.original_encoding[0])
     _mend(dataset)
-    return Parsed(dataset, meta, str(syntax), implicit, little, stream, _pixels(stream, implicit=implicit, little=little))
+    stream.seek(start + plan.end)
+    pixels = _pixels(stream, implicit=implicit, little=little)
+    return Parsed(dataset, meta, str(syntax), implicit, little, stream, pixels, frozenset(plan.left_out), plan.unread)
 
 
-def _check(source: BinaryIO, start: int, encoding: Encoding, *, squeezed: bool) -> None:
-    """Walk the elements in front of the pixel data: pydicom takes a data set that ends too early without a word."""
+@dataclass(slots=True)
+class _Plan:
+    """What of a header is read: pieces from and to, counted from its start."""
+
+    pieces: list[tuple[int, int]] = field(default_factory=list)
+    left_out: set[int] = field(default_factory=set)
+    unread: bool = False
+    #: Where the pixel data begin, or the data set ends.
+    end: int = 0
+
+    def keep(self, first: int, behind: int) -> None:
+        """Add an element."""
+        if self.pieces and self.pieces[-1][1] == first:
+            first = self.pieces.pop()[0]
+        self.pieces.append((first, behind))
+
+
+def _walk(source: BinaryIO, start: int, encoding: Encoding, *, squeezed: bool) -> _Plan:
+    """Walk the elements in front of the pixel data: pydicom takes a data set that ends too early without a word, and of any
+    size.
+    """
     source.seek(start)
     walker = Walker(deflated(source) if squeezed else plain(source), encoding)
+    plan, left = _Plan(), {True: BYTES_MAX_BYTES, False: HEADER_MAX_BYTES}
     try:
         walker.settle()
         while (tag := walker.tag()) is not None and tag not in PIXEL_TAGS:
+            first = walker.position
             walker.element(keep=False)
+            size, of_bytes = walker.position - first, _is_bytes(tag, walker.vr)
+            if size <= left[of_bytes]:
+                left[of_bytes] -= size
+                plan.keep(first, walker.position)
+            else:
+                plan.left_out.add(tag)
+                plan.unread = plan.unread or not of_bytes
+        plan.end = walker.position
     except Broken as error:
         raise Undecodable(str(error)) from None
+    return plan
+
+
+def _is_bytes(tag: int, vr: bytes) -> bool:
+    """Say whether an element holds bytes and no text, by its VR, or the dictionary's where it has none."""
+    try:
+        named = vr.decode("ascii") or dictionary_VR(tag)
+    except (KeyError, UnicodeDecodeError):
+        return False
+    return set(named.split(" or ")) <= _BYTES_VRS
 
 
 def _mend(dataset: Dataset) -> None:

@@ -1,7 +1,7 @@
 """An instance as it was received: its header, and its frames on demand.
 
 **Way** `Image.open` reads the header of a seekable Part 10 file and remembers where the pixel data lie; frames are read and
-decoded one at a time, when asked for.
+decoded one at a time, when asked for, and each that is asked for is told to the ``progress`` of the caller.
 
 **Fails** `Undecodable` and `UnsupportedTransferSyntax`, whose messages quote neither the data set nor a codec. A description
 of pixels that makes no sense raises when pixels are asked for, not before: the header is good for a report.
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,36 +30,58 @@ from dicomnode.image.frames import Frames, index
 from dicomnode.image.spec import Spec, spec
 from dicomnode.records import Instance
 
-#: A frame up to this size is kept until another one is asked for.
-_KEEP_MAX_BYTES = 256 << 20
+#: A frame up to this size is kept until another one is asked for; as it is stored up to the second.
+_KEEP_MAX_BYTES, _KEEP_RAW_MAX_BYTES = 256 << 20, 32 << 20
+Made = TypeVar("Made")
 
 
 class Image:
     """One instance: its header, and its frames on demand."""
 
-    def __init__(self, parsed: Parsed, instance: Instance | None = None) -> None:
+    def __init__(
+        self, parsed: Parsed, instance: Instance | None = None, progress: Callable[[], object] = lambda: None,
+    ) -> None:
         self._parsed = parsed
+        self._progress = progress
         self._spec, self._nonsense = _described(parsed)
         self._frames: Frames | None = None
         self._last: tuple[int, NDArray[Any], str] | None = None
+        self._raw: tuple[int, bytes] | None = None
+        self._made: dict[Callable[..., Any], Any] = {}
         #: What intake said of the instance; None for a file outside the node.
         self.instance = instance
 
     @classmethod
-    def open(cls, source: BinaryIO, instance: Instance | None = None) -> Image:
+    def open(
+        cls, source: BinaryIO, instance: Instance | None = None, progress: Callable[[], object] = lambda: None,
+    ) -> Image:
         """Read the header of a Part 10 file; the pixel data stay where they are.
 
         Parameters
         ----------
         source
             Seekable; it must stay open as long as frames are asked for.
+        progress
+            Called whenever a frame is read.
 
         Raises
         ------
         Undecodable
             The header cannot be read. Pixels that cannot be as they are described raise when they are asked for.
         """
-        return cls(parse(source), instance)
+        return cls(parse(source), instance, progress)
+
+    def once(self, make: Callable[[Image], Made]) -> Made:
+        """Give what ``make`` makes of this image, made when it is first asked for and kept until `forget`."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: Made = self._made[make]
+        return made
+
+    def forget(self) -> None:
+        """Let go of what was made by `once`, and of the last frame."""
+        self._made.clear()
+        self._last = self._raw = None
 
     @property
     def dataset(self) -> Dataset:
@@ -74,6 +97,16 @@ class Image:
     def transfer_syntax_uid(self) -> str:
         """UID of the transfer syntax."""
         return self._parsed.transfer_syntax_uid
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        """Tags of elements that were too large to be read; `dataset` does not hold them."""
+        return self._parsed.left_out
+
+    @property
+    def unread(self) -> bool:
+        """True when an element that may hold text was too large to be read."""
+        return self._parsed.unread
 
     @property
     def has_pixels(self) -> bool:
@@ -125,12 +158,18 @@ class Image:
         """Give frame ``index`` as it is stored: native cells, or the joined fragments of its code stream."""
         if not 0 <= index < self.frames:
             raise Undecodable("there is no such frame")
+        if self._raw is not None and self._raw[0] == index:
+            return self._raw[1]
+        self._progress()
         if self._frames is None:
             assert self._parsed.pixels is not None  # noqa: S101 - there are frames
             with guard("the frames cannot be found"):
                 self._frames = _index(self._parsed, self.spec)
         with guard("a frame cannot be read"):
-            return self._frames.raw(index)
+            raw = self._frames.raw(index)
+        # A deflated data set cannot go back but by starting again.
+        self._raw = (index, raw) if len(raw) <= _KEEP_RAW_MAX_BYTES else None
+        return raw
 
     def frame(self, index: int) -> NDArray[Any]:
         """Decode frame ``index``: stored values in their own colour space, read-only.
@@ -149,6 +188,7 @@ class Image:
     def _decode(self, index: int) -> tuple[NDArray[Any], str]:
         if self._last is not None and self._last[0] == index:
             return self._last[1], self._last[2]
+        self._last = None  # before the next one takes its room
         array, photometric = codecs.decode(self.raw_frame(index), self.spec, index)
         array.flags.writeable = False
         self._last = (index, array, photometric) if array.nbytes <= _KEEP_MAX_BYTES else None
@@ -156,6 +196,8 @@ class Image:
 
     def has_strays(self, index: int) -> bool:
         """Say whether a native frame carries bits outside Bits Stored, where overlays of old hide."""
+        if not codecs.may_stray(self.spec):
+            return False
         settled = self.frame(index)
         with guard("native pixel data cannot be decoded"):
             return codecs.strays(self.raw_frame(index), self.spec, index, settled)

@@ -19,6 +19,8 @@ from dicomnode.image.file import UNDEFINED, Parsed, PixelElement
 
 #: A frame above this is refused before memory is asked for.
 FRAME_MAX_BYTES = 1 << 30
+#: More frames than this are not looked at: going through them costs time, however small they are.
+FRAMES_MAX = 1 << 20
 #: Interpretations of the standard (PS3.3 C.7.6.3.1.2), retired ones of three samples too; it goes into outputs.
 PHOTOMETRIC = frozenset((
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "HSV", "XYB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422",
@@ -73,7 +75,7 @@ def spec(parsed: Parsed, pixels: PixelElement) -> Spec:
         and samples in (1, 3)
         and (bits_allocated in ((32, 64) if real else (1, 8, 16, 32, 64)))
         and 1 <= bits_stored <= bits_allocated
-        and frames >= 1
+        and 1 <= frames <= FRAMES_MAX
         and photometric in PHOTOMETRIC
     )
     if not sane:
