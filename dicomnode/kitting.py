@@ -22,6 +22,13 @@ from dicomnode.stages.look import look
 from dicomnode.stages.redact import Redact
 from dicomnode.stages.route import RouteStage
 
+#: Time for reading the text of one frame, at most, seconds.
+_FRAME_S = 120.0
+
+
+#: What outputs say of the same facts, counted: in another form they are other objects, with other UIDs.
+_FORM = "2"
+
 
 def models_dir(work: WorkSettings) -> Path:
     """The folder of models: the site's own, or the one that comes with the node."""
@@ -39,7 +46,8 @@ def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
     for name in (routes.router, *(rule.model for rule in routes.rule if rule.model)):
         if name not in models:
             raise MissingModel(f"routes.toml names the model {name!r}; there are: {', '.join(sorted(models)) or 'none'}")
-    return RouteStage(routes, models[routes.router].probabilities, look)
+    router = models[routes.router]
+    return RouteStage(routes, router.probabilities, look, router.card.version)
 
 
 def load_models(work: WorkSettings) -> dict[str, Model]:
@@ -64,8 +72,9 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     models = load_models(work)
     cards = {name: digest_of(model.card.model_dump_json()) for name, model in models.items()}
     infer = Infer(models)
-    # Redaction gives up well before the worker's deadline: its outputs are held then, and the report leaves.
-    redact = Redact(mode=work.redaction, lang=work.ocr_language, budget_s=work.deadline_s / 2)
+    # Redaction gives a frame up well before the worker's deadline: its outputs are held then, and the report leaves.
+    frame_s = min(_FRAME_S, work.deadline_s / 2)
+    redact = Redact(mode=work.redaction, lang=work.ocr_language, frame_s=frame_s, budget_s=work.redact_max_s)
 
     def find(image: Image, route: Route) -> Findings:
         return infer(look(image), route.model) if route.model and image.has_pixels else Findings()
@@ -81,6 +90,7 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
         peers=settings.peers,
         digest=digest_of(
             __version__,
+            _FORM,
             cards[settings.routes.router],
             settings.routes.model_dump_json(include={"picture_modalities", "min_probability"}),
             work.redaction,

@@ -66,6 +66,8 @@ class Order:
     predecessors: tuple[tuple[OutputKind, Identity, str, str], ...] = ()
     #: Make only these, (kind, destination), ``"*"`` standing for every destination; None makes all that the route wants.
     only: frozenset[tuple[OutputKind, str]] | None = None
+    #: The digest of the pixels when it is known already, None when it is not.
+    pixel_digest: str | None = None
 
     def wants(self, kind: OutputKind, destination: str) -> bool:
         """Say whether this kind is to be made for this destination."""
@@ -77,6 +79,7 @@ class _Watch:
     """Times the stages and turns what they should not raise into `StageFailed`."""
 
     instance_id: str
+    progress: Callable[[], object]
     stage_ms: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -92,15 +95,20 @@ class _Watch:
         finally:
             spent = (time.perf_counter() - started) * 1000
             self.stage_ms[name] = round(self.stage_ms.get(name, 0.0) + spent, 1)
+            self.progress()
 
 
-def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None = None) -> Result:
+def process(
+    instance: Instance, source: BinaryIO, kit: Kit, order: Order | None = None, progress: Callable[[], object] = lambda: None,
+) -> Result:
     """Work one instance.
 
     Parameters
     ----------
     source
         The Part 10 file, seekable; it stays open until the outputs of the result have been written.
+    progress
+        Called at each step forward, also while the outputs are written: a stage ended, or a frame is asked for.
 
     Raises
     ------
@@ -110,9 +118,9 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
         Reading, routing or inference met a defect.
     """
     order = order or Order()
-    watch = _Watch(instance.instance_id)
+    watch = _Watch(instance.instance_id, progress)
     with watch.stage("read"):
-        image = Image.open(source, instance)
+        image = Image.open(source, instance, progress)
     with watch.stage("route"):
         route = kit.route(instance, image)
     # An object that is an image by its class, and has none, was cut off: a person must know.
@@ -120,6 +128,7 @@ def process(instance: Instance, source: BinaryIO, kit: Kit, order: Order | None 
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
     reported = any(kind != "original" for kind, *_ in wanted)
     findings, trouble = _infer(image, route, kit, watch) if reported else (Findings(), None)
+    image.forget()  # the picture of the models, which nobody asks for again
     held: list[Held] = []
     if cut:
         trouble = Undecodable("an instance of an image class has no pixel data")
@@ -181,7 +190,7 @@ def _pixels(
     """Redact and encode when an output needs it; what cannot be vouched for is held, never passed."""
     try:
         with watch.stage("digest"):
-            digest = image.pixel_digest()
+            digest = image.pixel_digest() if order.pixel_digest is None else order.pixel_digest
     except Permanent:
         digest = ""  # redaction meets the same pixels and holds them
     if not any(kind in PIXEL_KINDS for kind, *_ in wanted):

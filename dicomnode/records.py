@@ -112,6 +112,9 @@ class Route:
     destinations: tuple[str, ...]
     #: Whether its outputs go first.
     urgent: Urgency = "never"
+    #: Name and version of the model that was asked; empty when the header decided.
+    router: str = ""
+    router_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,12 @@ class WorkSettings(_Model):
     threads: int = Field(1, ge=1, le=64, description="Threads of one inference session.")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="Where models run; cuda needs a GPU and its libraries.")
     models_dir: Path | None = Field(None, description="Folder of models; absent: the models that come with the node.")
-    deadline_s: float = Field(600, gt=0, description="One instance may take this long, then its worker is stopped, seconds.")
+    deadline_s: float = Field(
+        600, gt=0, description="Without a step forward (a stage or a frame ended) for this long a worker is stopped, seconds.",
+    )
+    redact_max_s: float = Field(
+        7200, gt=0, description="Reading the text of one instance may take this long, then its pictures are held, seconds.",
+    )
     redaction: Literal["strict", "header"] = Field(
         "strict", description="strict: unknown text counts as identifying; header: header matches, dates, numbers only.",
     )

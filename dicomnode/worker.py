@@ -5,7 +5,8 @@ killed anywhere leaves files that the next work overwrites with the same bytes, 
 
 **Fails** `Transient` defers the instance with backoff; `Permanent` sets it aside with the code of its error; anything else is
 a defect: logged with its frames, quarantined, and after 13 in a row the process ends, for the supervisor to start a fresh one.
-An instance over its deadline ends the process at once: that death counts on the instance, the third quarantines it.
+An instance that gets nowhere for ``work.deadline_s`` ends the process (`deadline`): that death counts on the instance, the
+third quarantines it.
 
 **Resend** of a SOP Instance UID with other bytes: the same pixels under another header are not worked again, but an original
 that the route wants is passed on, for it may carry a corrected name; other pixels, or other content where there are no pixels
@@ -16,16 +17,13 @@ to compare, wait for a person. The row says so as its reason.
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 from dicomnode import __version__, notify
+from dicomnode.deadline import EXIT_DEFECT, NATIVE_GRACE_S, deadline
 from dicomnode.errors import (
     ContentDiffers,
     DicomNodeError,
@@ -55,17 +53,10 @@ IDLE_S = 0.2
 SIBLING_S = 2.0
 #: Defects in a row after which the process itself is suspect (Postfix's number).
 MAX_DEFECTS = 13
-#: Exit code after too many defects or a passed deadline (EX_SOFTWARE).
-EXIT_DEFECT = 70
-
-#: Native code that holds the interpreter lets no thread of Python run; so much later the process is ended without Python.
-NATIVE_GRACE_S = 5.0
-#: Beyond both, this process is stuck outside of any instance, seconds.
+#: Beyond the deadline of an instance, this process is stuck outside of any instance, seconds.
 WATCHDOG_S = 30.0
 
 _WAITING = ("waiting", "active", "deferred")
-#: The descriptor: what stands for it in Python may have been replaced.
-_STDERR = 2
 #: What is passed on of an instance whose header alone is new.
 _ORIGINALS: frozenset[tuple[OutputKind, str]] = frozenset({("original", "*")})
 
@@ -79,7 +70,7 @@ def run_worker(settings: Settings, stop: Stop) -> int:
     kit = build_kit(settings, identity.node_id, identity.key)
     queue = SqliteQueue(spool.queue_path)
     worker = Worker(settings, spool, queue, kit, this_process())
-    # An instance in hand has its own deadline; the supervisor looks after it.
+    # An instance in hand has its own deadline, which tells the log which one it was; the supervisor looks after it.
     notify.watchdog_s(settings.work.deadline_s + NATIVE_GRACE_S + WATCHDOG_S)
     notify.ready()
     log.info("worker_started", version=__version__, config_digest=settings.digest[:12], provider=settings.work.provider)
@@ -128,9 +119,9 @@ class Worker:
         if claim is None:
             return False
         instance_id = claim.instance.instance_id
-        with _deadline(instance_id, self._settings.work.deadline_s):
+        with deadline(instance_id, self._settings.work.deadline_s) as progress:
             try:
-                self.defects = 0 if self._work(claim) else self.defects + 1
+                self.defects = 0 if self._work(claim, progress) else self.defects + 1
             except Transient as error:
                 self._stray = True
                 log.warning("store_failed", instance_id=instance_id, reason=error.code)
@@ -143,24 +134,25 @@ class Worker:
                     self._stray = True
         return True
 
-    def _work(self, claim: Claim) -> bool:
+    def _work(self, claim: Claim, progress: Callable[[], object]) -> bool:
         """Take one instance through; False when a stage failed, for then this process itself may be broken."""
         started = time.perf_counter()
         instance_id = claim.instance.instance_id
         try:
             with self._spool.open(claim.instance.location) as source:
                 # What was worked once was compared then.
-                differs, digest = (None, "") if claim.accepted or claim.generation else self._compare(claim, source)
+                differs, digest = (None, "") if claim.accepted or claim.generation else self._compare(claim, source, progress)
                 if differs in (PixelsDiffer, ContentDiffers):
                     self._hold(claim, differs, digest)
                     return True
                 only = claim.only if differs is None else _ORIGINALS
-                order = Order(claim.generation, claim.waived, claim.predecessors, only)
-                result = process(claim.instance, source, self._kit, order)
+                known = None if differs is None else digest
+                order = Order(claim.generation, claim.waived, claim.predecessors, only, known)
+                result = process(claim.instance, source, self._kit, order, progress)
                 if differs is not None and not result.outputs and not result.held:
                     self._duplicate(claim, digest)
                     return True
-                outputs, held = self._put(instance_id, result)
+                outputs, held = self._put(instance_id, result, progress)
             note = differs.code if differs is not None else ""
             self._queue.finish(claim, self._owner, _summary(result), outputs, held, datetime.now(UTC), note)
         except LeaseLost as error:
@@ -178,7 +170,9 @@ class Worker:
             return all(one.reason != StageFailed.code for one in held)
         return True
 
-    def _compare(self, claim: Claim, source: BinaryIO) -> tuple[type[DicomNodeError] | None, str]:
+    def _compare(
+        self, claim: Claim, source: BinaryIO, progress: Callable[[], object],
+    ) -> tuple[type[DicomNodeError] | None, str]:
         """Say how this instance differs from those that came before it under its UID, None when it is the first; and the
         digest of its pixels.
 
@@ -192,7 +186,7 @@ class Worker:
             return None, ""
         if any(sibling.state in _WAITING for sibling in siblings):
             raise SiblingActive("an earlier instance with this SOP Instance UID is still being worked")
-        image = Image.open(source, claim.instance)
+        image = Image.open(source, claim.instance, progress)
         try:
             digest = image.pixel_digest()
         except Permanent:
@@ -218,7 +212,7 @@ class Worker:
             reason=HeaderDiffers.code,
         )
 
-    def _put(self, instance_id: str, result: Result) -> tuple[list[NewOutput], list[Held]]:
+    def _put(self, instance_id: str, result: Result, progress: Callable[[], object]) -> tuple[list[NewOutput], list[Held]]:
         """Write the outputs to the spool; one that cannot be written for good is held, a disk that fails defers all."""
         outputs: list[NewOutput] = []
         held = list(result.held)
@@ -233,6 +227,7 @@ class Worker:
                 code = error.code if isinstance(error, Permanent) else StageFailed.code
                 held.append(Held(output.kind, output.destinations, code))
                 continue
+            progress()
             outputs.append(
                 NewOutput(
                     output.kind, output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity,
@@ -254,29 +249,6 @@ class Worker:
 def _name(output: Output, instance_id: str) -> str:
     """Name of the file below outgoing/: originals of one UID may differ, so they carry the instance too."""
     return f"{output.sop_instance_uid}-{instance_id}" if output.kind == "original" else output.sop_instance_uid
-
-
-@contextmanager
-def _deadline(instance_id: str, seconds: float) -> Iterator[None]:
-    """End the process when an instance takes longer: nothing else stops a stage that hangs inside a library.
-
-    Our own thread tells the log. Native code that does not let it run is ended by a thread of C, which writes the frames
-    to stderr and no values.
-    """
-    watchdog = threading.Timer(seconds, _overdue, (instance_id,))
-    watchdog.daemon = True
-    watchdog.start()
-    faulthandler.dump_traceback_later(seconds + NATIVE_GRACE_S, exit=True, file=_STDERR)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        watchdog.cancel()
-
-
-def _overdue(instance_id: str) -> None:
-    log.error("deadline_passed", instance_id=instance_id)
-    os._exit(EXIT_DEFECT)
 
 
 def _summary(result: Result) -> Summary:

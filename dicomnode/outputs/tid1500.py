@@ -83,8 +83,8 @@ def _body_part(material: Material) -> hd.MeasurementsAndQualitativeEvaluations:
     # What a header says has no certainty; neither has a picture that says nothing.
     certain = route.probability if known and route.source == "model" else None
     router = hd.AlgorithmIdentification(
-        name="dicomnode router",
-        version=words.plain(material.node.version, 64),
+        name=words.plain(route.router, 64) or "dicomnode router",
+        version=words.plain(route.router_version or material.node.version, 64),  # the header is read by the node itself
         parameters=[f"source={route.source}", f"settings sha256={material.settings_digest}"],
         family=codes.cid7162.ArtificialIntelligence if route.source == "model" else None,
     )

@@ -42,8 +42,13 @@ class RouteStage:
 
     name = "route"
 
-    def __init__(self, routes: Routes, classify: Classify, look: Look) -> None:
+    def __init__(self, routes: Routes, classify: Classify, look: Look, version: str = "") -> None:
         """Check the rules.
+
+        Parameters
+        ----------
+        version
+            Of the model behind ``classify``, which routes.toml names.
 
         Raises
         ------
@@ -55,6 +60,7 @@ class RouteStage:
         self._routes = routes
         self._classify = classify
         self._look = look
+        self._version = version
         self._modalities = frozenset(routes.picture_modalities)
 
     def __call__(self, instance: Instance, image: Image) -> Route:
@@ -78,6 +84,8 @@ class RouteStage:
             outputs=rule.outputs,
             destinations=rule.destinations,
             urgent=rule.urgent,
+            router=self._routes.router if probabilities else "",
+            router_version=self._version if probabilities else "",
         )
 
     def _from_picture(self, instance: Instance, image: Image) -> Mapping[str, float]:

@@ -2,19 +2,23 @@ from __future__ import annotations
 
 import logging
 import struct
+import tracemalloc
 import zlib
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEGBaseline8Bit,
     JPEGLSLossless,
@@ -23,6 +27,8 @@ from pydicom.uid import (
 
 from dicomnode.errors import DicomNodeError, Undecodable, UnsupportedTransferSyntax
 from dicomnode.image import Image
+from dicomnode.image.file import Inflated
+from dicomnode.image.spec import FRAMES_MAX
 from tests.unit import pictures
 
 RNG = np.random.default_rng(3)
@@ -262,3 +268,91 @@ def test_damaged_files_raise_only_our_errors(data: Any) -> None:
             image.pixel_digest()
     except DicomNodeError as error:
         assert len(str(error)) < 150  # noqa: PT017 - it may be read as well
+
+
+# -- large things in little memory
+def test_a_deflated_image_is_inflated_once_however_often_a_frame_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot go back but by starting again: frame after frame, and each read twice, would take the square of its length."""
+    array = values("u2", (12, 64, 64), 12)
+    data = pictures.part10(pictures.dataset(array, bits_stored=12, frames=12), array.tobytes(), DeflatedExplicitVRLittleEndian)
+    monkeypatch.setattr("dicomnode.image.file._BUFFER_BYTES", 4096)
+    image = pictures.image(data)
+    image.frame(0)
+    started: list[int] = []
+    monkeypatch.setattr(Inflated, "_rewind", lambda _self: started.append(1))
+    for number in range(12):
+        image.frame(number)
+        assert not image.has_strays(number)
+        assert image.raw_frame(number) == array[number].tobytes()
+    assert started == []
+
+
+def test_offsets_are_read_only_when_there_is_one_for_each_frame() -> None:
+    """An offset table as long as the file is passed over."""
+    stream = imagecodecs.jpeg_encode(np.zeros((8, 8), np.uint8))
+    stream += b"\0" * (len(stream) % 2)
+    pixels = struct.pack("<HHL", 0xFFFE, 0xE000, 4 << 20) + bytes(4 << 20)
+    pixels += struct.pack("<HHL", 0xFFFE, 0xE000, len(stream)) + stream + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    data = BytesIO(pictures.part10(pictures.dataset(np.zeros((8, 8), np.uint8)), pixels, JPEGBaseline8Bit, "OB"))
+    image = Image.open(data)
+    tracemalloc.start()
+    try:
+        assert image.frame(0).shape == (8, 8)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_fragments_beyond_counting_are_undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of empty fragments would fill the memory with their places."""
+    monkeypatch.setattr("dicomnode.image.frames.FRAGMENTS_MAX", 10)
+    frames = [imagecodecs.jpeg_encode(np.zeros((8, 8), np.uint8))]
+    for fragments, fits in ((10, True), (11, False)):
+        pixels = encapsulate(frames, fragments_per_frame=fragments, has_bot=False)
+        image = pictures.image(pictures.part10(pictures.dataset(np.zeros((8, 8), np.uint8)), pixels, JPEGBaseline8Bit, "OB"))
+        if fits:
+            assert image.frame(0).shape == (8, 8)
+        else:
+            with pytest.raises(Undecodable):
+                image.frame(0)
+
+
+def test_frames_beyond_counting_are_undecodable() -> None:
+    """Each of them is looked at: a file of single pixels would occupy a worker for days."""
+    data = pictures.native(values("u1", (2, 2, 2), 8), frames=FRAMES_MAX + 1)
+    with pytest.raises(Undecodable):
+        pictures.image(data).frame(0)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_what_is_too_large_in_a_header_is_left_out(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the header, and the pixels behind it, are read as ever; bytes are counted apart from texts and sequences."""
+    monkeypatch.setattr("dicomnode.image.file.HEADER_MAX_BYTES", 2000)
+    monkeypatch.setattr("dicomnode.image.file.BYTES_MAX_BYTES", 3000)
+    array = values("u1", (4, 4), 8)
+    ds = pictures.dataset(array, ImageComments="c" * 3000, EncapsulatedDocument=b"d" * 4000, StudyDescription="short")
+    item = Dataset()
+    item.TextValue = "t" * 2500
+    ds.ContentSequence = [item]
+    ds["ContentSequence"].is_undefined_length = True
+    ds.add_new((0x6000, 0x3000), "OW", bytes(2000))
+    image = pictures.image(pictures.part10(ds, array.tobytes(), syntax))
+    assert image.left_out == {0x00204000, 0x00420011, 0x0040A730}
+    assert image.unread
+    assert image.dataset.StudyDescription == "short"
+    assert len(image.dataset[0x6000, 0x3000].value) == 2000
+    np.testing.assert_array_equal(image.frame(0), array)
+
+
+def test_what_was_made_of_an_image_is_made_once() -> None:
+    """Two stages that look at the same picture share it, until it is let go."""
+    image = pictures.image(pictures.native(values("u1", (4, 4), 8)))
+    made: list[int] = []
+
+    def make(one: Image) -> int:
+        made.append(one.rows)
+        return len(made)
+
+    assert [image.once(make), image.once(make)] == [1, 1]
+    image.forget()
+    assert image.once(make) == 2

@@ -358,6 +358,26 @@ def test_only_the_frames_that_are_shown_are_judged(kinds: tuple[OutputKind, ...]
 
 
 # -- what is said of the work
+@pytest.mark.parametrize("frames", [1, 5])
+def test_progress_is_told_at_each_stage_and_each_frame(frames: int) -> None:
+    """A long instance must not look like a stuck one, neither while it is worked nor while it is written."""
+    steps: list[int] = []
+    data = spooled(marked_dx(frames=frames))
+    instance = header(BytesIO(data), instance_id="20310709T101112131415-0badcafe", location="incoming/x.dcm", node_id="n")
+    result = process(instance, BytesIO(data), kit(route(("sr", "deidentified"))), None, lambda: steps.append(1))
+    stages = len(result.stage_ms) + 1  # report, for each of two outputs
+    assert len(steps) == stages + frames, "the digest reads every frame"
+    for output in result.outputs:
+        output.write(BytesIO())
+    assert len(steps) >= stages + 2 * frames - 1, "writing reads them again, but for the one that is in hand"
+
+
+def test_a_digest_that_is_known_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pixels of a resend were decoded once to compare them."""
+    monkeypatch.setattr(Image, "pixel_digest", raising(Unwanted()))
+    assert work(kit(route(("original",))), order=Order(pixel_digest="ab" * 32)).pixel_digest == "ab" * 32
+
+
 def test_every_stage_is_timed_also_when_it_fails() -> None:
     """`queue show` and the benchmarks rest on these figures."""
     names = {"read", "route", "infer", "digest", "redact", "encode", "report"}

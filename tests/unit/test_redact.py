@@ -5,11 +5,13 @@ import logging
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from dicomnode.errors import BadSetting, ProgramMissing, RedactionUncertain, StageFailed, Undecodable
@@ -17,6 +19,9 @@ from dicomnode.image import Redacted
 from dicomnode.records import Region
 from dicomnode.stages.redact import Redact, blank
 from dicomnode.stages.redact.lines import Box
+from dicomnode.stages.redact.ocr import Word
+from dicomnode.stages.redact.pages import pages
+from dicomnode.stages.redact.reuse import Reader, Recent
 from tests.unit import pictures
 
 pytestmark = pytest.mark.skipif(shutil.which("tesseract") is None, reason="the program tesseract is not installed")
@@ -183,8 +188,9 @@ def test_a_persons_release_of_what_is_uncertain(monkeypatch: pytest.MonkeyPatch)
         late.waive(pictures.image(pictures.part10(pictures.dataset(values), b"\0" * 50)))
 
 
-def test_time_for_one_instance_is_bounded(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the time is spent the rest is uncertain: an object of many frames is held, and does not kill its worker."""
+def test_time_for_one_instance_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the time is spent the rest is uncertain: an object of many frames is held, and does not occupy a worker for ever."""
+    strict = Redact(frame_s=120, budget_s=300)
     frames = np.stack([pictures.burned("u8", ((f"LINE {i}", 20, 40),))[0] for i in range(4)])
     spent = iter(range(0, 1000, 100))
     calls: list[float] = []
@@ -277,3 +283,96 @@ def test_redacted_is_frozen() -> None:
     redacted = Redacted(pictures.image(pictures.native(values)), (Region(0, 1, 1, 2, 2, "date"),), "test", (0,))
     with pytest.raises(dataclasses.FrozenInstanceError):
         redacted.regions = ()  # type: ignore[misc]
+
+
+# -- what is there more than once
+def test_a_page_reads_the_same_alone_and_among_others(strict: Redact) -> None:
+    """Tesseract carries nothing from page to page; only then may a reading stand for the same page elsewhere."""
+    made = [page.picture for text in ("MARLENE 123", "Gain 45") for page in pages(pictures.burned("u8", ((text, 20, 40),))[0])]
+    together = strict._tesseract.read(made, 60)
+    alone = [dataclasses.replace(word, page=i) for i, page in enumerate(made) for word in strict._tesseract.read([page], 60)]
+    assert together == alone
+    assert {word.page < len(made) // 2 for word in together} == {True, False}
+
+
+def test_equal_pages_are_read_once_and_others_anew() -> None:
+    """The same words come back for the same pixels only, under the number of the page that asks."""
+    asked: list[list[int]] = []
+
+    def read(pages_: Sequence[NDArray[np.uint8]], _timeout_s: float) -> list[Word]:
+        asked.append([int(page[0, 0]) for page in pages_])
+        return [Word(i, 0, 0, 1, 1, 90.0, str(page[0, 0])) for i, page in enumerate(pages_)]
+
+    reader = Reader(read)
+    one, two, three = (np.full((2, 6), i, np.uint8) for i in (1, 2, 3))
+    assert [(w.page, w.text) for w in reader([one, two, one], 9)] == [(0, "1"), (1, "2"), (2, "1")]
+    assert [(w.page, w.text) for w in reader([three, one, two.reshape(6, 2)], 9)] == [(0, "3"), (1, "1"), (2, "2")]
+    assert asked == [[1, 2], [3, 2]]
+
+
+def test_a_reading_that_failed_is_not_remembered() -> None:
+    """What was not read the first time is not taken for read the second time."""
+    answers: list[Any] = [RedactionUncertain("x"), []]
+
+    def read(_pages: Sequence[NDArray[np.uint8]], _timeout_s: float) -> list[Word]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    reader = Reader(read)
+    with pytest.raises(RedactionUncertain):
+        reader([np.zeros((2, 2), np.uint8)], 9)
+    reader([np.zeros((2, 2), np.uint8)], 9)
+    assert answers == []
+
+
+def test_the_memory_of_readings_is_small() -> None:
+    """A cine of thousands of frames does not fill it."""
+    recent: Recent[int, str] = Recent(2)
+    for key in (1, 2, 1, 3):
+        if recent.get(key) is None:
+            recent.put(key, str(key))
+    assert [recent.get(key) for key in (1, 2, 3)] == ["1", None, "3"]
+
+
+def test_frames_of_the_same_values_that_show_differently_are_both_looked_at(
+    strict: Redact, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A window of its own may bring out in one frame what another hides."""
+    looked: list[int] = []
+    monkeypatch.setattr(strict, "_look", lambda *_: looked.append(1) or [])
+    values = pictures.burned("u12", ())[0]
+    groups = []
+    for centre in (2000.0, 2000.0, 300.0):
+        voi, group = Dataset(), Dataset()
+        voi.WindowCenter, voi.WindowWidth = centre, 400.0
+        group.FrameVOILUTSequence = [voi]
+        groups.append(group)
+    strict(pictures.image(pictures.native(np.stack([values] * 3), bits_stored=12, frames=3,
+                                          PerFrameFunctionalGroupsSequence=groups)))
+    assert len(looked) == 2
+
+
+# -- what is too large to be looked at
+def test_text_that_is_too_large_to_be_read_holds_the_picture(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the header says of the person is what is looked for: unread, nothing can be vouched for."""
+    monkeypatch.setattr("dicomnode.image.file.HEADER_MAX_BYTES", 4096)
+    image = pictures.image(pictures.native(pictures.burned("u8", ())[0], ImageComments="x" * 5000))
+    assert (image.unread, image.left_out) == (True, {0x00204000})
+    assert str(image.dataset.PatientName) == pictures.NAME
+    with pytest.raises(RedactionUncertain):
+        strict(image)
+
+
+def test_an_overlay_that_is_too_large_to_be_read_goes(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is bytes: the picture is judged, the overlay does not leave."""
+    monkeypatch.setattr("dicomnode.image.file.BYTES_MAX_BYTES", 4096)
+    values = pictures.burned("u8", ())[0]
+    described = pictures.dataset(values)
+    described.add_new((0x6000, 0x0010), "US", values.shape[0])
+    described.add_new((0x6000, 0x0011), "US", values.shape[1])
+    described.add_new((0x6000, 0x3000), "OW", bytes(values.size // 8))
+    image = pictures.image(pictures.part10(described, values.tobytes()))
+    assert (image.unread, image.left_out) == (False, {0x60003000})
+    assert strict(image).overlays == (0x6000,)

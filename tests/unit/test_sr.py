@@ -84,6 +84,14 @@ def test_algorithm_is_identified():
     assert f"model sha256={'ab' * 32}" in [i.TextValue for i in items(ds, "111002")]
 
 
+def test_the_router_is_named_with_a_version_of_its_own():
+    """Another version of the classifier is another algorithm, whatever the version of the node."""
+    routed = dataclasses.replace(CHEST, router="bodypart-router", router_version="7.1.0")
+    ds = read(sr.build(dataclasses.replace(material(marked_dx()), route=routed)))
+    assert [i.TextValue for i in items(ds, "111001")] == ["bodypart-router", "chest-findings"]
+    assert [i.TextValue for i in items(ds, "111003")] == ["7.1.0", "1.0"]
+
+
 @pytest.mark.parametrize("sr_class", sorted(sr.CLASSES))
 @pytest.mark.parametrize("identity", ["kept", "removed"])
 def test_says_that_it_is_no_diagnosis(sr_class, identity):

@@ -2,7 +2,8 @@
 
 **Way** For every frame: `pages` prepares pictures in which drawn strokes stand out, `ocr` reads them, `lines` puts the words
 together, `judge` decides against what the header says (`known`) and the allow-list (`words`), `blank` makes rectangles.
-Frames that are equal are read once. `Redacted` blanks when its frames are asked for. Overlays are judged, icons always go.
+Frames and pages that are equal are read once (`reuse`). `Redacted` blanks when its frames are asked for. Overlays are judged,
+icons always go.
 
 **Fails** `ProgramMissing` when it is built; `Undecodable` and `UnsupportedTransferSyntax` for pixels that cannot be seen,
 `RedactionUncertain` for text that cannot be judged in the time there is: all of them hold the outputs of pixels, none lets
@@ -17,10 +18,9 @@ believed.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -37,14 +37,13 @@ from dicomnode.stages.redact.lines import lines
 from dicomnode.stages.redact.ocr import Tesseract
 from dicomnode.stages.redact.overlays import overlays
 from dicomnode.stages.redact.pages import Page, pages
+from dicomnode.stages.redact.reuse import Reader, Recent, digest
 from dicomnode.stages.redact.words import Words
 
 __all__ = ["Redact"]
 
 #: Grey levels by which renderings may differ and still show the same text.
 _ALIKE = 16
-#: Time for reading one frame, at most.
-_TIMEOUT_S = 120.0
 _MODES = ("strict", "header")
 #: What was done, VR LO: no more is claimed, for text that is not horizontal is not looked for.
 _METHODS = {
@@ -52,6 +51,16 @@ _METHODS = {
     "header": "Horizontal text found by OCR blanked (header mode)",
 }
 _RELEASED = "; released"
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What holds for one instance."""
+
+    facts: Known
+    read: Reader
+    #: Of the clock `time.monotonic`.
+    deadline: float
 
 
 class Redact:
@@ -66,8 +75,9 @@ class Redact:
         Languages of Tesseract, joined by ``+``.
     words
         The allow-list, as text in the form of ``words.txt``; None for the list of the package.
-    budget_s
-        Time for one instance; what takes longer is uncertain, so that a long object ends held and not again and again.
+    frame_s, budget_s
+        Time for reading one frame, and one instance; what takes longer is uncertain, so that it ends held and not again and
+        again.
 
     Raises
     ------
@@ -80,13 +90,15 @@ class Redact:
     name = "redact"
 
     def __init__(
-        self, mode: str = "strict", lang: str = "eng", words: str | None = None, *, budget_s: float = 300.0,
+        self, mode: str = "strict", lang: str = "eng", words: str | None = None, *,
+        frame_s: float = 120.0, budget_s: float = 7200.0,
     ) -> None:
         if mode not in _MODES:
             raise BadSetting(f"redaction must be one of {', '.join(_MODES)}")
         self._mode: Mode = "strict" if mode == "strict" else "header"
         self._words = Words.load(words)
         self._tesseract = Tesseract(lang)
+        self._frame_s = frame_s
         self._budget_s = budget_s
 
     def __call__(self, image: Image, frames: Sequence[int] | None = None) -> Redacted:
@@ -106,20 +118,20 @@ class Redact:
         """
         if not image.has_pixels:
             raise RedactionUncertain("the instance has no pixels to look at")
-        facts = known(image.dataset)
+        if image.unread:
+            raise RedactionUncertain("an element of the header is too large to be looked at")
         spec = image.spec
-        deadline = time.monotonic() + self._budget_s
+        task = _Task(known(image.dataset), Reader(self._tesseract.read), time.monotonic() + self._budget_s)
         found: list[Region] = []
-        read: dict[bytes, list[Judged]] = {}
+        read: Recent[bytes, list[Judged]] = Recent()
         for number in range(image.frames) if frames is None else sorted(set(frames)):
-            array = image.frame(number)
-            digest = hashlib.sha256(np.ascontiguousarray(array).data).digest()
-            if digest not in read:
-                read[digest] = self._look(image, number, array, facts, deadline)
-            found += regions(read[digest], number, spec.rows, spec.columns, even=spec.subsampled)
-        dropped = overlays(
-            image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, facts, deadline),
-        )
+            array, shown = image.frame(number), image.picture(number)
+            key = digest(array, shown)
+            judged = read.get(key)
+            if judged is None:
+                judged = read.put(key, self._look(array, shown, task))
+            found += regions(judged, number, spec.rows, spec.columns, even=spec.subsampled)
+        dropped = overlays(image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, task))
         return Redacted(
             image=image,
             regions=(*found, *dropped.regions),
@@ -149,30 +161,29 @@ class Redact:
         """Say that a person answers for the text that redaction has left standing."""
         return replace(redacted, method=f"{redacted.method}{_RELEASED}", released=True)
 
-    def _look(self, image: Image, number: int, array: NDArray[Any], facts: Known, deadline: float) -> list[Judged]:
+    def _look(self, array: NDArray[Any], shown: NDArray[np.uint8], task: _Task) -> list[Judged]:
         """Judge the text of one frame, in the full range of its values and as it is displayed."""
-        shown = image.picture(number)
         if shown.ndim == 3:
-            return self._judge(pages(shown), facts, deadline)
+            return self._judge(pages(shown), task)
         whole = _full_range(array)
         made = pages(whole)
         if not _alike(whole, shown):
             made += pages(shown)
-        return self._judge(made, facts, deadline)
+        return self._judge(made, task)
 
-    def _judge(self, made: list[Page], facts: Known, deadline: float) -> list[Judged]:
-        left = deadline - time.monotonic()
+    def _judge(self, made: list[Page], task: _Task) -> list[Judged]:
+        left = task.deadline - time.monotonic()
         if left <= 0:
             raise RedactionUncertain("the time for one instance is spent")
-        words = self._tesseract.read([page.picture for page in made], min(left, _TIMEOUT_S))
+        words = task.read([page.picture for page in made], min(left, self._frame_s))
         judged: list[Judged] = []
-        for line in lines(made, words, facts.matches):
-            reasons = judge([box.text for box in line], facts, self._words, self._mode)
+        for line in lines(made, words, task.facts.matches):
+            reasons = judge([box.text for box in line], task.facts, self._words, self._mode)
             judged += zip(line, reasons, strict=True)
         return judged
 
-    def _identifies(self, plane: NDArray[np.uint8], facts: Known, deadline: float) -> bool:
-        return any(reason is not None for _, reason in self._judge(pages(plane), facts, deadline))
+    def _identifies(self, plane: NDArray[np.uint8], task: _Task) -> bool:
+        return any(reason is not None for _, reason in self._judge(pages(plane), task))
 
 
 def _full_range(array: NDArray[Any]) -> NDArray[np.uint8]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 #: Attributes whose text identifies, besides those of VR PN, DA and DT.
@@ -33,6 +34,7 @@ _IDENTIFYING = """
     ClinicalTrialSubjectID ClinicalTrialSiteName ClinicalTrialSubjectReadingID
 """
 KEYWORDS = frozenset(_IDENTIFYING.split())
+_CHARACTER_SET = 0x00080005
 #: Letters and digits that OCR takes for one another.
 _ALIKE = str.maketrans("OQDILSBZG", "000115826")
 _SMALL = frozenset(("OF", "AND", "THE", "FOR", "DE", "DER", "VAN", "VON", "LA", "LE", "ST", "DR", "MR", "MRS", "MS", "MD"))
@@ -138,6 +140,7 @@ def _values(dataset: Dataset) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     for tag in list(dataset.keys()):
         try:
+            raw: Any = dataset.get_item(tag)
             element = dataset[tag]
             if element.VR == "SQ":
                 for item in element.value:
@@ -146,6 +149,8 @@ def _values(dataset: Dataset) -> list[tuple[str, str, str]]:
                 value: Any = element.value
                 many = value if element.VM > 1 else [value]
                 found += [(element.VR, element.keyword, str(one)) for one in many if one]
+            if isinstance(raw, RawDataElement) and element.VR != "SQ" and tag != _CHARACTER_SET:
+                dataset[tag] = raw  # kept converted, the elements of thousands of items would fill the memory
         except Exception:  # noqa: BLE001, S112 - an element that cannot be read gives nothing to look for
             continue
     return found

@@ -10,7 +10,7 @@ something that identifies is read in it. What cannot be unpacked, and what lies 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,37 +46,40 @@ def overlays(image: Image, *, strict: bool, identifies: Callable[[Plane], bool])
     found: list[Region] = []
     for group in present:
         try:
-            planes = _planes(image, group)
+            for frame, plane in enumerate(_planes(image, group)):
+                if plane.any() and (strict or identifies(plane * np.uint8(255))):
+                    groups.append(group)
+                    found.append(_region(image, group, frame, plane))
+                    break
         except Undecodable:
             groups.append(group)
             found.append(Region(0, 0, 0, image.columns, image.rows, "overlay"))
-            continue
-        for frame, plane in enumerate(planes):
-            if plane.any() and (strict or identifies(plane * np.uint8(255))):
-                groups.append(group)
-                found.append(_region(image, group, frame, plane))
-                break
     return Dropped(tuple(dict.fromkeys(groups)), tuple(found))
 
 
-def _planes(image: Image, group: int) -> Plane:
-    """Unpack a group into (frames, rows, cols) of 0 and 1; none when it holds no overlay data."""
+def _planes(image: Image, group: int) -> Iterator[Plane]:
+    """Unpack a group plane by plane, (rows, cols) of 0 and 1; none when it holds no overlay data."""
     ds = image.dataset
     with guard("an overlay cannot be unpacked"):
+        if group << 16 | 0x3000 in image.left_out:
+            raise Undecodable("an overlay is too large to be read")
         if (group, 0x3000) not in ds:
             if (group, 0x0100) in ds or (group, 0x0102) in ds:
                 raise Undecodable("an overlay lies in the bits of the pixels")
-            return np.zeros((0, 1, 1), np.uint8)
+            return
         rows, cols = int(ds[group, 0x0010].value), int(ds[group, 0x0011].value)
         frames = int(ds[group, 0x0015].value or 1) if (group, 0x0015) in ds else 1
-        count = rows * cols * frames
-        if not 0 < count <= _MAX_PIXELS:
+        each = rows * cols
+        if not (rows > 0 and cols > 0 and 0 < each * frames <= _MAX_PIXELS):
             raise Undecodable("an overlay has no sensible size")
         raw = np.frombuffer(ds[group, 0x3000].value, np.uint8)
-        bits = np.unpackbits(raw, bitorder="little")
-        if bits.size < count:
+        if raw.size * 8 < each * frames:
             raise Undecodable("an overlay is too short")
-        return bits[:count].reshape(frames, rows, cols)
+    for first in range(0, each * frames, each):
+        # Planes run on without padding between them (PS3.5 section 8.1.2).
+        skip = first % 8
+        bits = np.unpackbits(raw[first // 8 : -(-(first + each) // 8)], bitorder="little")
+        yield bits[skip : skip + each].reshape(rows, cols)
 
 
 def _region(image: Image, group: int, frame: int, plane: Plane) -> Region:
