@@ -7,7 +7,7 @@ with `elements.Walker`, in bounded memory, and stop before anything large.
 The file meta (PS3.10 Table 7.1-1) of a received instance says who sent it, so that the database can be rebuilt from the
 directory: (0002,0016) and (0002,0017) are the calling, (0002,0018) the called AE title; (0002,0026) and (0002,0027) are
 ``dicom://address`` of the caller and (0002,0028) ours; (0002,0100) is `PRIVATE_CREATOR_UID` and (0002,0102) the time of
-reception in UTC, as ASCII ``2026-11-20T17:44:50.123456+00:00``.
+reception in UTC and the process id of the acceptor, as ASCII ``2026-11-20T17:44:50.123456+00:00 4711``.
 
 **Fails** `peek` raises `CannotUnderstand`, `header` raises `Undecodable`; their texts hold tags and offsets, never values.
 
@@ -34,6 +34,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from dicomnode import __version__, uids
 from dicomnode.elements import Broken, Encoding, Walker, deflated, plain
 from dicomnode.errors import CannotUnderstand, Undecodable
+from dicomnode.gate import accession_token
 from dicomnode.records import Instance
 
 #: (0002,0012) of everything that this program writes.
@@ -54,10 +55,10 @@ _TERMS = """
 """
 MODALITIES = frozenset(_TERMS.split())
 
-_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
+_SOP_CLASS, _SOP_INSTANCE, _ACCESSION = 0x00080016, 0x00080018, 0x00080050
 _MODALITY, _MAKER, _SERIAL = 0x00080060, 0x00080070, 0x00181000
 _STUDY, _SERIES = 0x0020000D, 0x0020000E
-_WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _MAKER, _SERIAL, _STUDY, _SERIES))
+_WANTED = frozenset((_SOP_CLASS, _SOP_INSTANCE, _ACCESSION, _MODALITY, _MAKER, _SERIAL, _STUDY, _SERIES))
 #: Before SOP Instance UID stand dates, a character set and perhaps a language sequence: this is plenty.
 _PEEK_MAX_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
@@ -84,6 +85,7 @@ def file_meta(
     """Give preamble, prefix and group 2 of a spool file; ``receiver`` is our own address and port."""
     calling, called = sender.calling_ae.encode("ascii"), sender.called_ae.encode("ascii")
     address = _uri(sender.address).encode("ascii")
+    received_at = sender.received_at.astimezone(UTC).isoformat(timespec="microseconds")
     body = b"".join((
         _element(0x0001, b"OB", b"\x00\x01"),
         _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
@@ -98,7 +100,7 @@ def file_meta(
         _element(0x0027, b"UR", address),
         _element(0x0028, b"UR", _uri(*receiver).encode("ascii")),
         _element(0x0100, b"UI", PRIVATE_CREATOR_UID.encode("ascii")),
-        _element(0x0102, b"OB", sender.received_at.astimezone(UTC).isoformat(timespec="microseconds").encode("ascii")),
+        _element(0x0102, b"OB", f"{received_at} {os.getpid()}".encode("ascii")),
     ))
     return bytes(128) + b"DICM" + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
 
@@ -139,8 +141,13 @@ def peek(stream: BinaryIO) -> tuple[str, str]:
     return pair
 
 
-def header(stream: BinaryIO, *, instance_id: str, location: str, node_id: str) -> Instance:
+def header(stream: BinaryIO, *, instance_id: str, location: str, node_id: str, key: bytes = b"") -> Instance:
     """Make the `Instance` of a spooled file; ``stream`` is seekable.
+
+    Parameters
+    ----------
+    key
+        Of the node, for the token of the Accession Number; without one there is none.
 
     Raises
     ------
@@ -173,6 +180,8 @@ def header(stream: BinaryIO, *, instance_id: str, location: str, node_id: str) -
         size_bytes=size,
         sha256=digest,
         own_result=_text(found.get(_MAKER)) == MANUFACTURER and _text(found.get(_SERIAL)) == node_id,
+        accession_token=_accession(found.get(_ACCESSION), key),
+        acceptor_pid=meta.acceptor_pid,
     )
 
 
@@ -213,14 +222,25 @@ class _Meta:
     end: int
     transfer_syntax_uid: str
 
+    @property
+    def _ours(self) -> tuple[str, str]:
+        """Time of reception and process id of the acceptor as they stand; empty where the file meta is not ours."""
+        private = _text(self.values.get(0x0102)) if _text(self.values.get(0x0100)) == PRIVATE_CREATOR_UID else ""
+        time, _, pid = private.partition(" ")
+        return time, pid
+
+    @property
+    def acceptor_pid(self) -> int:
+        """Process id of the acceptor, 0 where nobody knows."""
+        pid = self._ours[1]
+        return int(pid) if re.fullmatch(r"[0-9]{1,9}", pid) else 0
+
     def sender(self, stream: BinaryIO) -> Sender:
         """Who sent it; empty texts and the file's time where the file meta is not ours."""
-        received_at = None
-        if _text(self.values.get(0x0100)) == PRIVATE_CREATOR_UID:
-            try:
-                received_at = datetime.fromisoformat(_text(self.values.get(0x0102)))
-            except ValueError:
-                received_at = None
+        try:
+            received_at = datetime.fromisoformat(self._ours[0])
+        except ValueError:
+            received_at = None
         return Sender(
             calling_ae=_ae_title(self.values.get(0x0017, self.values.get(0x0016))),
             called_ae=_ae_title(self.values.get(0x0018)),
@@ -300,6 +320,15 @@ def _ae_title(value: bytes | None) -> str:
 def _modality(value: bytes | None) -> str:
     text = _text(value).split("\\", maxsplit=1)[0].strip(" ").upper()
     return text if text in MODALITIES else ""
+
+
+def _accession(value: bytes | None, key: bytes) -> str:
+    """The token of an Accession Number; one that is neither ASCII nor UTF-8 has none."""
+    try:
+        number = (value or b"").decode("utf-8").strip(" \0") if key else ""
+    except UnicodeDecodeError:
+        return ""
+    return accession_token(number, key)
 
 
 def _host(value: bytes | None) -> str:

@@ -54,6 +54,10 @@ class Instance:
     sha256: str
     #: An SR or SC that this very node made and that came back.
     own_result: bool = False
+    #: Keyed token of the Accession Number (0008,0050), which itself is kept nowhere; ``""`` when there is none.
+    accession_token: str = ""
+    #: Process id of the acceptor that received it, 0 when nobody knows.
+    acceptor_pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""``dicomnode queue``: what waits, what is held and why, and the three acts of a person: retry, release, drop.
+"""``dicomnode queue``: what waits, what is held and why, and the acts of a person: retry, release, drop, urgent.
 
 **Way** Every act is written into the queue with time and account and is shown by ``show``. An instance is named by its
 instance id, its SOP Instance UID or that of one of its results.
@@ -24,7 +24,7 @@ import typer
 
 from dicomnode import log
 from dicomnode.commands.options import DEFAULT_CONFIG, print_json
-from dicomnode.commands.queue_print import age, bare_table, print_row, print_summary, wide_console
+from dicomnode.commands.queue_print import age, bare_table, print_account, print_row, print_summary, wide_console
 from dicomnode.errors import EXIT_FAILURE, NotFound
 from dicomnode.keeper.ledger import audit, deliveries_of
 from dicomnode.queue import InstanceState
@@ -116,8 +116,8 @@ def list_(
             for one in deliveries_of(row)
         )
         table.add_row(*(str(cell) for cell in (
-            row["instance_id"], row["state"], row["reason"], age(row["received_at"]), row["modality"], row["calling_ae"],
-            row["body_part"], outputs,
+            row["instance_id"], f"{row['state']}{', urgent' * bool(row['urgent'])}", row["reason"], age(row["received_at"]),
+            row["modality"], row["calling_ae"], row["body_part"], outputs,
         )))
     wide_console().print(table)
 
@@ -140,7 +140,10 @@ def show(context: typer.Context, key: Key, config: Config = None, as_json: Json 
 
 @app.command()
 def verify(context: typer.Context, config: Config = None, as_json: Json = False) -> None:
-    """Compare files and rows and account for everything that was accepted; 1 when something does not fit."""
+    """Prove that all that was accepted is delivered, waiting, held or set aside in sight; 1 when something does not fit.
+
+    Receipts, which are written before a sender is answered, are compared with rows and files, and these with each other.
+    """
     with _needed(context, config) as (_, spool, opened):
         found = audit(spool, opened, datetime.now(UTC))
     for breach in found.breaches:
@@ -148,10 +151,7 @@ def verify(context: typer.Context, config: Config = None, as_json: Json = False)
             print_json({"breach": breach})
         else:
             typer.echo(breach)
-    if as_json or context.obj.as_json:
-        print_json({"accepted": found.accepted, **found.accounts, "breaches": len(found.breaches)})
-    else:
-        typer.echo(f"accepted {found.accepted} = " + " + ".join(f"{n} {name}" for name, n in found.accounts.items()))
+    print_account(found, as_json=as_json or context.obj.as_json)
     if found.breaches:
         raise typer.Exit(EXIT_FAILURE)
 
@@ -174,6 +174,12 @@ def retry(
 def release(context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False) -> None:
     """Say that you have looked: held outputs are made with their pixels as they are and leave."""
     _act(context, config, "release", _Wanted(keys or []), as_json=as_json)
+
+
+@app.command()
+def urgent(context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False) -> None:
+    """Send first what waits of an instance, and work it first; its deliveries do not wait for a send window."""
+    _act(context, config, "urgent", _Wanted(keys or []), as_json=as_json)
 
 
 @app.command()
@@ -203,7 +209,7 @@ def _act(context: typer.Context, config: Path | None, what: str, wanted: _Wanted
     with _needed(context, config) as (settings, spool, opened):
         log.configure(settings.log, "queue", spool.identity().key, stream=sys.stderr)
         acts: Mapping[str, Callable[[str, datetime, str], int]] = {
-            "retry": opened.retry, "release": opened.release, "drop": opened.drop,
+            "retry": opened.retry, "release": opened.release, "drop": opened.drop, "urgent": opened.hasten,
         }
         who = _account()
         for key in wanted.keys or ("",):

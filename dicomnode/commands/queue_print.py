@@ -11,11 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from dicomnode.commands.options import print_json
-from dicomnode.keeper.ledger import deliveries_of
+from dicomnode.keeper.ledger import Audit, deliveries_of
 from dicomnode.spool import Spool
 
 #: A table in a pipe is not cut to 80 columns.
 _PIPE_WIDTH = 180
+_SIDES = {
+    "delivered": "worked, and every output taken by its destination or dropped", "waiting": "to be worked or sent",
+    "held": "a person must look", "quarantined": "cannot be worked", "duplicate": "was there before",
+    "own": "a result of this node that came back", "dropped": "given up by a person",
+}
 
 
 def print_summary(
@@ -68,6 +73,31 @@ def print_row(row: Mapping[str, object]) -> None:
     acts = row["acts"]
     for act in acts if isinstance(acts, list) else []:
         console.print(f"{act['at']}  {act['who']}: {act['what']} ({act['rows']} rows)", markup=False, highlight=False)
+
+
+def print_account(found: Audit, *, as_json: bool) -> None:
+    """Print what `audit` found: what was accepted on one side, where it is on the other."""
+    if as_json:
+        print_json({
+            "accepted": found.accepted, "acknowledged": found.acknowledged, "unanswered": found.unanswered, **found.accounts,
+            "gone": found.gone, "breaches": len(found.breaches),
+        })
+        return
+    table = bare_table("account", "instances", "")
+    table.columns[1].justify = "right"
+    table.add_row("acknowledged", str(found.acknowledged), "by receipts, written before the sender was answered")
+    table.add_row("without receipt", str(found.unanswered), "the answer was not sent, or older than the receipts")
+    table.add_row("= accepted", str(found.accepted), "", end_section=True)
+    for side, count in found.accounts.items():
+        table.add_row(side, str(count), _SIDES[side])
+    table.add_row("gone", str(found.gone), "acknowledged, and neither a row nor a file")
+    table.add_row("= accounted", str(sum(found.accounts.values()) + found.gone), "")
+    wide_console().print(table)
+    breaches = f"{len(found.breaches)} breach{'es' * (len(found.breaches) != 1)}"
+    typer.echo(
+        f"accepted {found.accepted} = " + " + ".join(f"{n} {name}" for name, n in found.accounts.items())
+        + (f" + {found.gone} gone" if found.gone else "") + f"; {breaches if found.breaches else 'sound'}",
+    )
 
 
 def bare_table(*columns: str, title: str | None = None) -> Table:

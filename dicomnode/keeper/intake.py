@@ -38,6 +38,8 @@ class Intake:
         self._spool = spool
         self._queue = queue
         self._node_id = node_id
+        #: Of the token of the Accession Number.
+        self._key = spool.identity().key
         #: Hour → ids below it that have a row.
         self._known: dict[str, set[str]] = {}
         #: Hour → time of the folder when nothing below it was unknown.
@@ -49,7 +51,9 @@ class Intake:
         try:
             with self._spool.open(location) as stream:
                 try:
-                    instance = header(stream, instance_id=instance_id, location=location, node_id=self._node_id)
+                    instance = header(
+                        stream, instance_id=instance_id, location=location, node_id=self._node_id, key=self._key,
+                    )
                 except Undecodable as error:
                     return self._set_aside(instance_id, location, error.code)
                 except (OSError, StoreFailed):

@@ -1,41 +1,37 @@
-"""What became of everything that was accepted, and where files and rows contradict each other.
+"""What became of everything that was accepted, and where receipts, files and rows contradict each other.
 
-**Way** `audit` compares the spool with the queue, both ways, and puts every accepted instance on exactly one side of the
-account: delivered, waiting, held, quarantined, duplicate, own or dropped.
+**Way** `audit` has three witnesses that know nothing of each other: the receipts, which acceptors write before they answer,
+the files of the spool, and the rows of the queue. Every receipt must be found as a row or as a file that has none yet; every
+instance stands on exactly one side of the account: delivered, waiting, held, quarantined, duplicate, own or dropped; and every
+file that a row counts on must be there. A row without a receipt is sound: its answer was not sent, or it is older than the
+receipts. Rows are forgotten after their receipts (`Chores.forget`), so whatever has a receipt and is nowhere is a loss.
 
-**Limits** On a running node files and rows move while they are compared; what is younger than `GRACE` is left out.
+**Limits** On a running node files and rows move while they are compared: what is younger than `GRACE` is left out, what is
+missing is looked for again, and what comes in meanwhile may count as without a receipt.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 from dicomnode.errors import FileMissing
-from dicomnode.queue import Queue
-from dicomnode.queue.database import owner_of
+from dicomnode.queue import Needed, Queue
 from dicomnode.queue.owner import alive
-from dicomnode.spool import Spool
+from dicomnode.spool import Spool, hour_of
 
 #: A file may be this old before it must have a row, and a claim before its dead owner must have been noticed.
 GRACE = timedelta(seconds=15)
-#: Account → the states of an instance that it takes; done is delivered unless a delivery says otherwise.
-_ACCOUNTS: Mapping[str, tuple[str, ...]] = {
-    "delivered": ("done",),
-    "waiting": ("waiting", "active", "deferred"),
-    "held": ("hold",),
-    "quarantined": ("quarantine",),
-    "duplicate": ("duplicate",),
-    "own": ("own",),
-    "dropped": ("dropped",),
-}
-#: States of instances and deliveries that have not ended.
-_OPEN = ("waiting", "ready", "active", "deferred", "hold", "quarantine", "expired")
-_NEEDS_SOURCE = ("waiting", "active", "deferred", "hold", "quarantine")
+#: The sides of the account.
+SIDES = ("delivered", "waiting", "held", "quarantined", "duplicate", "own", "dropped")
+#: Receipts that are looked up together.
+_BATCH = 5000
 
 Row = Mapping[str, object]
 
@@ -44,52 +40,92 @@ Row = Mapping[str, object]
 class Audit:
     """The account and the breaches; sound when there is none."""
 
-    #: Rows, and files that have none yet.
-    accepted: int
+    #: Instances that have a receipt.
+    acknowledged: int
+    #: Instances that have a row or a file and no receipt.
+    unanswered: int
+    #: Side → instances; a file that has no row yet is waiting.
     accounts: Mapping[str, int]
+    #: Instances that have a receipt and are nowhere.
+    gone: int
     breaches: tuple[str, ...]
+
+    @property
+    def accepted(self) -> int:
+        """All that the node has to answer for."""
+        return self.acknowledged + self.unanswered
 
 
 def audit(spool: Spool, queue: Queue, now: datetime) -> Audit:
-    """Compare spool and queue."""
+    """Compare receipts, files and rows."""
     # Files before rows: a file that gets its row in between is young.
     files = [*spool.incoming(), *spool.quarantined()]
-    rows = queue.locations()
-    rowless = [kept for kept in files if kept.instance_id not in rows and not queue.known(kept.instance_id)]
-    still_open = queue.rows(states=_OPEN)
-    accounts = _accounts(queue, still_open)
-    accounts["waiting"] += len(rowless)
+    present = {kept.location for kept in files}
+    rowless = {kept.instance_id: kept for kept in files}
+    for ids in _batches(iter(list(rowless))):
+        for known in set(ids) - set(queue.unknown(ids)):
+            del rowless[known]
+    acknowledged, gone = _receipts(spool, queue, rowless.keys())
+    accounts = Counter(dict.fromkeys(SIDES, 0) | dict(queue.accounts()))
+    accounts["waiting"] += len(queue.unknown(list(rowless)))
     breaches = [
+        *(f"{one} was acknowledged and is gone: it has neither a row nor a file" for one in gone),
         *queue.verify(),
-        *(f"{kept.location} has no row" for kept in rowless if now - kept.changed_at > GRACE),
+        *(f"{kept.location} has no row" for kept in rowless.values() if now - kept.changed_at > GRACE),
         *(f"{name} is no file of the node" for name in spool.strangers()),
-        *(breach for row in still_open for breach in _row_breaches(row, spool, now)),
+        *_missing_files(spool, queue, present | {kept.location for kept in spool.results()}),
+        *_dead_claims(queue, now),
     ]
-    return Audit(accounts.total(), dict(accounts), tuple(breaches))
+    unanswered = max(0, accounts.total() - (acknowledged - len(gone)))
+    return Audit(acknowledged, unanswered, dict(accounts), len(gone), tuple(breaches))
 
 
-def _accounts(queue: Queue, still_open: tuple[Row, ...]) -> Counter[str]:
-    states = {state: cast("int", facts["count"]) for state, facts in queue.counts()["instances"].items()}
-    accounts: Counter[str] = Counter({name: sum(states.get(s, 0) for s in of) for name, of in _ACCOUNTS.items()})
-    for row in still_open:
-        if row["state"] == "done":
-            delivery_states = {delivery["state"] for delivery in deliveries_of(row)}
-            accounts["delivered"] -= 1
-            accounts["held" if delivery_states & {"hold", "expired"} else "waiting"] += 1
-    return accounts
+def _receipts(spool: Spool, queue: Queue, rowless: AbstractSet[str]) -> tuple[int, list[str]]:
+    """Count the receipts, and name those whose instance has neither row nor file."""
+    receipts = spool.receipts()
+    acknowledged = 0
+    gone: set[str] = set()
+    while batch := set(islice(receipts, _BATCH)):
+        acknowledged += len(batch)
+        gone |= {one for one in queue.unknown(sorted(batch)) if one not in rowless and _nowhere(one, spool, queue)}
+    if gone:  # a receipt that was removed meanwhile went before its row
+        kept = {one for one in spool.receipts() if one in gone}
+        acknowledged -= len(gone - kept)
+        gone = kept
+    return acknowledged, sorted(gone)
 
 
-def _row_breaches(row: Row, spool: Spool, now: datetime) -> Iterator[str]:
-    unmade = any(one["state"] == "hold" and not one["location"] for one in deliveries_of(row))
-    if (row["state"] in _NEEDS_SOURCE or unmade) and not _exists(spool, row["location"]):
-        yield f"{row['instance_id']} is {row['state']}, but its file {row['location']} is missing"
-    for one in deliveries_of(row):
-        if one["state"] in _OPEN and one["location"] and not _exists(spool, one["location"]):
-            yield f"{row['instance_id']}: the {one['kind']} for {one['destination']} is {one['state']}, but its file is missing"
-    for claimed in (row, *deliveries_of(row)):
-        owner, since = claimed["owner"], datetime.fromisoformat(str(claimed["since"]))
-        if isinstance(owner, str) and now - since > GRACE and not alive(owner_of(owner)):
-            yield f"{row['instance_id']} is claimed by a process that is dead; the keeper takes such claims back when it runs"
+def _nowhere(instance_id: str, spool: Spool, queue: Queue) -> bool:
+    """Look once more for what was not there a moment ago: a file moves only once, to quarantine, and has a row then or soon."""
+    places = (f"incoming/{hour_of(instance_id)}/{instance_id}.dcm", f"quarantine/{instance_id}.dcm")
+    return not any(_exists(spool, place) for place in places) and bool(queue.unknown([instance_id]))
+
+
+def _missing_files(spool: Spool, queue: Queue, present: set[str]) -> Iterator[str]:
+    missing = {one for one in queue.needed() if one.location not in present and not _exists(spool, one.location)}
+    if not missing:
+        return
+    # What has ended since it was asked needs its file no more.
+    for one in queue.needed():
+        if one in missing:
+            yield _missing(one)
+
+
+def _missing(one: Needed) -> str:
+    if one.kind:
+        return f"{one.instance_id}: the {one.kind} for {one.destination} is {one.state}, but its file is missing"
+    return f"{one.instance_id} is {one.state}, but its file {one.location} is missing"
+
+
+def _dead_claims(queue: Queue, now: datetime) -> Iterator[str]:
+    for claimed in queue.claims():
+        if now - claimed.since > GRACE and not alive(claimed.owner):
+            yield f"{claimed.instance_id} is claimed by a process that is dead; the keeper takes such claims back when it runs"
+
+
+def _batches(ids: Iterator[str]) -> Iterator[Sequence[str]]:
+    while batch := list(islice(ids, _BATCH)):
+        yield batch
 
 
 def deliveries_of(row: Row) -> tuple[Row, ...]:
@@ -97,9 +133,9 @@ def deliveries_of(row: Row) -> tuple[Row, ...]:
     return tuple(cast("list[Row]", row["deliveries"]))
 
 
-def _exists(spool: Spool, location: object) -> bool:
+def _exists(spool: Spool, location: str) -> bool:
     try:
-        path: Path = spool.path(str(location))
+        path: Path = spool.path(location)
     except FileMissing:
         return False
     return path.is_file()

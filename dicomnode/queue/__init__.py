@@ -108,6 +108,45 @@ class Reclaimed:
     set_aside: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A file that a row counts on: a source, or with a kind the output for one destination."""
+
+    instance_id: str
+    state: str
+    kind: str
+    destination: str
+    location: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A row that a process has in hand."""
+
+    instance_id: str
+    owner: Owner
+    since: datetime
+
+
+#: What an instance can be asked for by.
+Name = Literal[
+    "instance id", "SOP Instance UID", "result UID", "Series Instance UID", "Study Instance UID", "Accession Number",
+    "calling AE title", "destination",
+]
+#: (SOP Instance UID, instance id).
+Names = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The instances that a name stands for."""
+
+    #: Side of the account → how many of them; empty when there is none.
+    sides: Mapping[str, int]
+    #: The newest of them, oldest first.
+    ids: tuple[str, ...]
+
+
 class Queue(Protocol):
     """What every backend does; `tests/unit/queue_contract.py` holds each to it."""
 
@@ -310,6 +349,51 @@ class Queue(Protocol):
 
     def drop(self, instance_id: str, now: datetime, who: str = "") -> int:
         """A person gives up: everything not yet ended of this instance becomes ``dropped``."""
+        ...
+
+    def hasten(self, instance_id: str, now: datetime, who: str = "") -> int:
+        """A person wants it to go first: everything of this instance that has not ended becomes urgent, and what will be
+        made of it. Gives the number of rows changed.
+        """
+        ...
+
+    # -- the ledger (`dicomnode where`)
+    def trace(self, name: Name, value: str, limit: int) -> Traced:
+        """The instances that a name stands for, no more than ``limit`` of the newest by id; 0 is no limit.
+
+        An Accession Number is asked for by its token. Letter case does not count in AE titles and destinations.
+        """
+        ...
+
+    def names(self) -> Names:
+        """Every SOP Instance UID of a source or result, with its instance."""
+        ...
+
+    def history(self, instance_id: str) -> tuple[Mapping[str, object], ...]:
+        """All that happened to an instance and its deliveries, in order, also when its row was taken away to be read anew.
+
+        Each has ``at`` and ``last_at``, how many ``times``, ``delivery_id`` (0: the instance itself), ``kind``,
+        ``destination``, ``old``, ``new``, ``reason``, ``status`` and ``who``: an owner's text, or ``person`` and an account.
+        """
+        ...
+
+    # -- the account (`dicomnode queue verify`)
+    def accounts(self) -> Mapping[str, int]:
+        """How many instances are on each side of the account: delivered, waiting, held, quarantined, duplicate, own,
+        dropped. One that is done is delivered when all its deliveries have ended.
+        """
+        ...
+
+    def unknown(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """Those of these instance ids that have no row."""
+        ...
+
+    def needed(self) -> tuple[Needed, ...]:
+        """The files that rows which have not ended count on."""
+        ...
+
+    def claims(self) -> tuple[Claimed, ...]:
+        """Everything that a process has in hand."""
         ...
 
     def verify(self) -> tuple[str, ...]:

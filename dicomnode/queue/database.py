@@ -3,6 +3,8 @@
 **Way** `Database` opens ``queue.sqlite`` in WAL mode with synchronous FULL, NORMAL for claims, and brings its schema
 forward: version 1 is ``schema.sql``, each later one ``migrations/<NNN>.sql``, all in one transaction under the write lock,
 so that of processes that start together one migrates and the others wait. The version stands in ``PRAGMA user_version``.
+Every change of a row is written into the table ``history`` by triggers, which ask this connection who it is; a connection
+that does not say so (another program's) can read and cannot write. With ``read_only`` nothing is made or changed.
 
 **Fails** `QueueUnavailable` when the file is locked or cannot be reached, `QueueDamaged` when it is no sound database,
 `SpoolFull` when the disk is, `BadSetting` when newer software wrote it. What breaks a constraint is a defect and goes through.
@@ -29,6 +31,7 @@ from pathlib import Path
 from dicomnode.errors import BadSetting, QueueDamaged, QueueUnavailable, Transient
 from dicomnode.errors import SpoolFull as DiskFull
 from dicomnode.queue import Owner
+from dicomnode.queue.owner import this_process
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -77,19 +80,30 @@ def scripts() -> Mapping[int, str]:
 class Database:
     """One process's connection to the queue."""
 
-    def __init__(self, path: Path, *, versions: Mapping[int, str] | None = None, busy_s: float = BUSY_S) -> None:
+    def __init__(
+        self, path: Path, *, versions: Mapping[int, str] | None = None, busy_s: float = BUSY_S, read_only: bool = False,
+    ) -> None:
         self.path = path
         self._lock = threading.RLock()
+        self._person = ""
         with _told(path):
-            _make(path)
-            self._connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
+            if not read_only:
+                _make(path)
+            self._connection = sqlite3.connect(
+                _uri(path) if read_only else path, uri=read_only, timeout=busy_s, isolation_level=None, check_same_thread=False,
+            )
             try:
                 self._connection.row_factory = sqlite3.Row
-                self._configure(busy_s)
-                self._migrate(versions or scripts())
+                self._connection.create_function("dicomnode_actor", 0, self._actor)
+                if not read_only:
+                    self._configure(busy_s)
+                self._migrate(versions or scripts(), read_only=read_only)
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _actor(self) -> str:
+        return f"person {self._person}" if self._person else owner_text(this_process())
 
     def _configure(self, busy_s: float) -> None:
         for pragma in ("foreign_keys = ON", "synchronous = FULL", f"journal_size_limit = {_WAL_BYTES}"):
@@ -105,10 +119,15 @@ class Database:
             else:
                 return
 
-    def _migrate(self, versions: Mapping[int, str]) -> None:
+    def _migrate(self, versions: Mapping[int, str], *, read_only: bool) -> None:
         newest = max(versions)
         if self._version() == newest:
             return
+        if read_only and self._version() < newest:
+            raise QueueUnavailable(
+                f"{self.path}: written by an older dicomnode (queue version {self._version()}, this one knows {newest}); "
+                "the node brings it forward when it starts",
+            )
         with self._transaction() as connection:
             found = self._version()
             if found > newest:
@@ -125,7 +144,7 @@ class Database:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
 
     @contextlib.contextmanager
-    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True, person: str = "") -> Iterator[sqlite3.Connection]:
         """Hold the write lock; commit at the end, or leave everything as it was.
 
         Parameters
@@ -133,8 +152,11 @@ class Database:
         durable
             False where a cut of power may undo the change without harm, which saves the fsync: a claim that was never
             taken is free again. A killed process undoes nothing either way.
+        person
+            Account of who asked for the change, if not this process by itself.
         """
         with self._lock, _told(self.path):
+            self._person = person
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -154,6 +176,12 @@ class Database:
         """Close the connection of this process."""
         with self._lock:
             self._connection.close()
+
+
+def _uri(path: Path) -> str:
+    """Name the file for reading alone: without a write-ahead log nobody has it open, and no lock or file is needed."""
+    whole = not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * whole}"
 
 
 def _make(path: Path) -> None:

@@ -123,9 +123,13 @@ class Keeping(Database):
                 ids = [(row[0],) for row in rows]
                 connection.executemany("DELETE FROM instances WHERE instance_id = ?", ids)  # deliveries go with it
                 connection.executemany("DELETE FROM acts WHERE instance_id = ?", ids)
+                connection.executemany("DELETE FROM history WHERE instance_id = ?", ids)
             forgotten += len(ids)
             if len(ids) < _BATCH:
-                return forgotten
+                break
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM actors WHERE actor_id NOT IN (SELECT actor_id FROM history)")
+        return forgotten
 
     def results(self) -> frozenset[str]:
         """Locations of the results that rows still count on."""

@@ -1,4 +1,4 @@
-"""The queue's answers to people, in SQL: what is where, retry, release, drop, verify.
+"""The queue's answers to people, in SQL: what is where, retry, release, drop, urgent.
 
 **Limits** Rows are given as plain mappings with times as ISO 8601 text: they are printed, not worked with.
 """
@@ -36,25 +36,6 @@ UPDATE deliveries
 SET state = 'ready', reason = '', due_at = NULL, attempt = 0, deaths = 0, since = :now, life_from = :now
 WHERE instance_id = :key AND location <> '' AND file_gone = 0
 """
-#: What rows alone must never show; each query gives the ids that break it.
-_BREACHES: tuple[tuple[str, str], ...] = (
-    ("is active without an owner", "SELECT instance_id FROM instances WHERE state = 'active' AND owner IS NULL"),
-    ("is deferred without a time", "SELECT instance_id FROM instances WHERE state = 'deferred' AND due_at IS NULL"),
-    ("has a delivery that is active without an owner", """
-        SELECT instance_id FROM deliveries WHERE state = 'active' AND owner IS NULL"""),
-    ("is done, but a delivery that was made with it is not there", """
-        SELECT instance_id FROM instances AS i WHERE state = 'done'
-        AND made > (SELECT count(*) FROM deliveries AS d WHERE d.instance_id = i.instance_id)"""),
-    ("has deliveries although it was never worked", """
-        SELECT instance_id FROM instances AS i WHERE state IN ('duplicate', 'own') AND EXISTS (
-            SELECT 1 FROM deliveries AS d WHERE d.instance_id = i.instance_id)"""),
-    ("has lost its file before it was ended", """
-        SELECT instance_id FROM instances
-        WHERE file_gone = 1 AND state IN ('waiting', 'active', 'deferred', 'hold', 'quarantine')"""),
-    ("has an output whose file was removed before it was delivered", """
-        SELECT instance_id FROM deliveries
-        WHERE file_gone = 1 AND location <> '' AND state NOT IN ('delivered', 'dropped')"""),
-)
 
 
 class People(Database):
@@ -100,7 +81,7 @@ class People(Database):
     # -- acts
     def retry(self, instance_id: str, now: datetime, who: str = "") -> int:
         """Work or send again under the same rules."""
-        with self._transaction() as connection:
+        with self._transaction(person=who) as connection:
             row = _row(connection, instance_id)
             values = {"key": instance_id, "now": to_db(now)}
             changed = 0
@@ -121,7 +102,7 @@ class People(Database):
 
     def release(self, instance_id: str, now: datetime, who: str = "") -> int:
         """A person has looked and takes it upon themselves."""
-        with self._transaction() as connection:
+        with self._transaction(person=who) as connection:
             _row(connection, instance_id)
             values = {"key": instance_id, "now": to_db(now)}
             changed = connection.execute(
@@ -134,7 +115,7 @@ class People(Database):
 
     def drop(self, instance_id: str, now: datetime, who: str = "") -> int:
         """A person gives up."""
-        with self._transaction() as connection:
+        with self._transaction(person=who) as connection:
             _row(connection, instance_id)
             changed = 0
             for table, states in (
@@ -147,13 +128,19 @@ class People(Database):
                 ).rowcount
             return _note(connection, instance_id, now, who, "drop", changed)
 
-    def verify(self) -> tuple[str, ...]:
-        """Breaches of the invariants that rows alone show."""
-        breaches = [f"queue.sqlite: {row[0]}" for row in self._all("PRAGMA quick_check(10)") if row[0] != "ok"]
-        breaches += [f"queue.sqlite: a row of {row[0]} refers to nothing" for row in self._all("PRAGMA foreign_key_check")]
-        for what, sql in _BREACHES:
-            breaches += [f"{row[0]} {what}" for row in self._all(sql)]
-        return tuple(breaches)
+    def hasten(self, instance_id: str, now: datetime, who: str = "") -> int:
+        """A person wants it to go first."""
+        with self._transaction(person=who) as connection:
+            _row(connection, instance_id)
+            changed = connection.execute(
+                "UPDATE instances SET urgent = 1 WHERE instance_id = ? AND urgent = 0 "
+                "AND state IN ('waiting', 'active', 'deferred', 'hold', 'quarantine')", (instance_id,),
+            ).rowcount
+            changed += connection.execute(
+                "UPDATE deliveries SET urgent = 1 WHERE instance_id = ? AND urgent = 0 "
+                "AND state IN ('ready', 'active', 'deferred', 'hold', 'expired')", (instance_id,),
+            ).rowcount
+            return _note(connection, instance_id, now, who, "urgent", changed)
 
 
 def _remake(connection: sqlite3.Connection, values: Mapping[str, object], *, waive: bool) -> int:

@@ -1,10 +1,12 @@
-"""The queue in one SQLite file beside the spool: the default backend, put together from its four groups of questions."""
+"""The queue in one SQLite file beside the spool: the default backend, put together from its groups of questions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dicomnode.queue.account import Account
 from dicomnode.queue.deliveries import Deliveries
+from dicomnode.queue.history import History
 from dicomnode.queue.keeping import Keeping
 from dicomnode.queue.people import People
 from dicomnode.queue.work import Work
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from dicomnode.queue import Queue
 
 
-class SqliteQueue(Work, Deliveries, Keeping, People):
+class SqliteQueue(Work, Deliveries, Keeping, People, Account, History):
     """`dicomnode.queue.Queue` by SQLite; opening, versions and limits are `database.Database`'s."""
 
 

@@ -16,7 +16,7 @@ from dicomnode.records import Held, Instance
 _STATES: Mapping[str, InstanceState] = {state: state for state in get_args(InstanceState)}
 _FIELDS = (
     "instance_id", "sop_class_uid", "sop_instance_uid", "series_instance_uid", "study_instance_uid", "transfer_syntax_uid",
-    "modality", "calling_ae", "called_ae", "address", "location", "size_bytes", "sha256",
+    "modality", "calling_ae", "called_ae", "address", "location", "size_bytes", "sha256", "accession_token", "acceptor_pid",
 )
 _ADD = f"""
 INSERT INTO instances ({", ".join(_FIELDS)}, received_at, own_result, state, reason, since)
@@ -49,8 +49,12 @@ SELECT * FROM (
     UNION ALL
     SELECT * FROM (
         SELECT * FROM instances AS i
-        WHERE i.state = 'deferred' AND i.due_at <= ? AND {_FREE} ORDER BY i.instance_id LIMIT 1)
-) ORDER BY instance_id LIMIT 1
+        WHERE i.state = 'waiting' AND i.urgent = 1 AND {_FREE} ORDER BY i.instance_id LIMIT 1)
+    UNION ALL
+    SELECT * FROM (
+        SELECT * FROM instances AS i
+        WHERE i.state = 'deferred' AND i.due_at <= ? AND {_FREE} ORDER BY i.urgent DESC, i.instance_id LIMIT 1)
+) ORDER BY urgent DESC, instance_id LIMIT 1
 """  # noqa: S608 - constants
 _PREDECESSORS = """
 SELECT kind, identity, sop_class_uid, sop_instance_uid FROM deliveries AS d
@@ -160,9 +164,11 @@ class Work(Database):
         reason: str = "",
     ) -> None:
         """End the claim as done and make its deliveries."""
-        instance_id, time, urgent = claim.instance.instance_id, to_db(now), int(summary.urgent)
+        instance_id, time = claim.instance.instance_id, to_db(now)
         facts = _facts(summary, whole=claim.only is None)
         with self._transaction() as connection:
+            asked = connection.execute("SELECT urgent FROM instances WHERE instance_id = ?", (instance_id,)).fetchone()
+            urgent = int(summary.urgent or bool(asked and asked[0]))
             _end(connection, claim, owner, "done", reason=reason, pixel_digest=summary.pixel_digest, now=now)
             # Counted from what was meant, so that `verify` misses a delivery that is not there for whatever reason.
             made = sum(len(one.destinations) for one in outputs) + sum(len(one.destinations) for one in held)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dicomnode.errors import LeaseLost, NotFound
-from dicomnode.queue import Claim, NewOutput, Owner, Queue, Reclaimed, Summary
+from dicomnode.queue import Claim, Name, Needed, NewOutput, Owner, Queue, Reclaimed, Summary, Traced
 from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -605,6 +605,183 @@ class QueueContract:
             assert [row["instance_id"] for row in queue.find(key)] == [instance().instance_id]
         assert queue.find("") == queue.find("1.2") == ()
 
+    # -- the ledger
+    def test_everything_that_happens_is_in_the_history(self, queue: Queue) -> None:
+        """From intake to the removal of files: old state, new state, reason, destination and status, in order."""
+        queue.add(instance())
+        queue.defer(claimed(queue), ME, "spool_full", NOW)
+        queue.finish(claimed(queue), ME, SUMMARY, [output(1)], [Held("sc", ("lab",), "redaction_uncertain")], NOW)
+        queue.settle(one_delivery(queue), ME, Verdict("deferred", "peer_out_of_resources", 0xA701), NOW, NOW)
+        queue.settle(one_delivery(queue), ME, DELIVERED, LATER)
+        queue.drop(instance().instance_id, LATER, "anna")
+        queue.removed([instance().location, "outgoing/2.25.1.dcm"])
+        events = queue.history(instance().instance_id)
+        sr, sc = ("sr", "pacs"), ("sc", "lab")
+        assert [(e["kind"], e["destination"], e["old"], e["new"], e["reason"], e["status"]) for e in events] == [
+            ("", "", "", "waiting", "", None),
+            ("", "", "waiting", "active", "", None),
+            ("", "", "active", "deferred", "spool_full", None),
+            ("", "", "deferred", "active", "", None),
+            ("", "", "active", "done", "", None),
+            (*sr, "", "ready", "", None),
+            (*sc, "", "hold", "redaction_uncertain", None),
+            (*sr, "ready", "active", "", None),
+            (*sr, "active", "deferred", "peer_out_of_resources", 0xA701),
+            (*sr, "deferred", "active", "", None),
+            (*sr, "active", "delivered", "", 0),
+            (*sc, "hold", "dropped", "redaction_uncertain", None),
+            ("", "", "done", "removed", "", None),
+            (*sr, "delivered", "removed", "", None),
+        ]
+        assert events[10]["at"] == LATER.isoformat()
+        assert [str(e["who"]).startswith("person anna") for e in events].count(True) == 1
+        assert events[11]["who"] == "person anna"
+
+    @pytest.mark.parametrize("act", ["retry", "release", "drop"])
+    def test_what_a_person_did_is_in_the_history_with_the_account(self, queue: Queue, act: str) -> None:
+        """And what the node does next is its own again."""
+        queue.add(instance())
+        queue.hold(claimed(queue), ME, "pixels_differ")
+        {"retry": queue.retry, "release": queue.release, "drop": queue.drop}[act](instance().instance_id, LATER, "anna")
+        event = queue.history(instance().instance_id)[-1]
+        assert (event["old"], event["who"], event["at"]) == ("hold", "person anna", LATER.isoformat())
+        queue.add(instance(2))
+        assert "person" not in str(queue.history(instance(2).instance_id)[0]["who"])
+
+    def test_a_death_and_a_giving_back_are_told_apart(self, queue: Queue) -> None:
+        """Of an instance and of a delivery."""
+        queue.add(instance())
+        claimed(queue)
+        queue.let_go(ME)
+        claimed(queue)
+        queue.reclaim(lambda _: False)
+        queue.finish(claimed(queue), ME, SUMMARY, [output()], [], NOW)
+        queue.unclaim(one_delivery(queue), ME)
+        one_delivery(queue)
+        queue.reclaim(lambda _: False)
+        ends = [(e["kind"], e["new"]) for e in queue.history(instance().instance_id) if e["old"] == "active"]
+        assert ends == [("", "given back"), ("", "waiting"), ("", "done"), ("sr", "given back"), ("sr", "ready")]
+
+    def test_what_comes_again_and_again_is_told_once_with_its_times(self, queue: Queue) -> None:
+        """A destination that is down for days does not fill the ledger; another reason is another event."""
+        worked(queue, instance(), [output()])
+        before = len(queue.history(instance().instance_id))
+        for minute in range(50):
+            now = NOW + timedelta(minutes=minute)
+            reason = "peer_unavailable" if minute < 40 else "no_status"
+            queue.settle(one_delivery(queue, now), ME, Verdict("deferred", reason), now + timedelta(seconds=1), now)
+        told = queue.history(instance().instance_id)[before:]
+        assert [(e["old"], e["new"], e["reason"], e["times"]) for e in told] == [
+            ("ready", "active", "", 1), ("active", "deferred", "peer_unavailable", 40), ("deferred", "active", "", 49),
+            ("active", "deferred", "no_status", 10),
+        ]
+        assert [told[1]["at"], told[1]["last_at"]] == [
+            (NOW + timedelta(minutes=minute, seconds=1)).isoformat() for minute in (0, 39)
+        ]
+
+    def test_the_history_goes_with_its_row_and_only_then(self, queue: Queue) -> None:
+        """A row that is taken away to be read anew keeps it; one that is forgotten does not."""
+        queue.add_unreadable(instance(1).instance_id, "quarantine/x.dcm", 5, NOW, "undecodable")
+        queue.retry(instance(1).instance_id, NOW, "anna")
+        queue.add(instance(1))
+        assert [e["new"] for e in queue.history(instance(1).instance_id)] == ["quarantine", "deleted", "waiting"]
+        queue.drop(instance(1).instance_id, NOW)
+        queue.removed([instance(1).location])
+        assert queue.forget(datetime(2099, 1, 1, tzinfo=UTC)) == 1
+        assert queue.history(instance(1).instance_id) == ()
+
+    def test_a_held_output_that_is_made_again_is_replaced(self, queue: Queue) -> None:
+        """Its place goes, its history stays."""
+        worked(queue, instance(), [], [Held("sc", ("pacs",), "redaction_uncertain")])
+        queue.release(instance().instance_id, NOW, "anna")
+        told = queue.history(instance().instance_id)[-2:]
+        assert [(e["kind"], e["old"], e["new"], e["who"]) for e in told] == [
+            ("sc", "hold", "replaced", "person anna"), ("", "done", "waiting", "person anna"),
+        ]
+
+    def test_an_instance_is_traced_by_whatever_people_call_it(self, queue: Queue) -> None:
+        """By each name alone, with the sides of the account, the newest up to the limit."""
+        one = dataclasses.replace(instance(1), series_instance_uid="1.3.1", accession_token="acc-1")  # noqa: S106
+        worked(queue, one, [output(1)])
+        other = dataclasses.replace(instance(2), study_instance_uid="1.5", calling_ae="CT 2")
+        queue.add(other)
+        names: list[tuple[Name, str, list[int]]] = [
+            ("instance id", one.instance_id, [1]), ("SOP Instance UID", "1.2.2", [2]), ("result UID", "2.25.1", [1]),
+            ("Series Instance UID", "1.3.1", [1]), ("Study Instance UID", "1.5", [2]), ("Accession Number", "acc-1", [1]),
+            ("calling AE title", "ct 2", [2]), ("destination", "PACS", [1]),
+        ]
+        for name, value, found in names:
+            traced = queue.trace(name, value, 0)
+            assert traced.ids == tuple(instance(number).instance_id for number in found)
+            assert traced.sides == {"waiting": 1}
+            assert queue.trace(name, value + "0", 0) == queue.trace(name, "", 0) == Traced({}, ())
+        assert set(queue.names()) == {
+            ("1.2.1", one.instance_id), ("2.25.1", one.instance_id), ("1.2.2", other.instance_id),
+        }
+
+    def test_of_many_the_newest_are_traced_and_all_are_counted(self, queue: Queue) -> None:
+        """Each on its side."""
+        worked(queue, instance(1))
+        worked(queue, instance(2), [], [Held("sc", ("pacs",), "undecodable")])
+        for number in (3, 4):
+            queue.add(instance(number))
+        found = Traced({"delivered": 1, "held": 1, "waiting": 2}, (instance(3).instance_id, instance(4).instance_id))
+        assert queue.trace("Study Instance UID", "1.4", 2) == found
+
+    # -- the account
+    def test_every_instance_is_on_one_side_of_the_account(self, queue: Queue) -> None:
+        """What is done is delivered when everything of it has ended, held when a person must look."""
+        assert queue.accounts() == {}
+        for number in range(1, 6):
+            worked(queue, instance(number), [output(number)] if number < 5 else [])
+        sent, refused, dropped, _ = queue.claim_deliveries("pacs", ME, 4, NOW)
+        queue.settle(sent, ME, DELIVERED, NOW)
+        queue.settle(refused, ME, Verdict("refused", "refused_by_peer"), NOW)
+        queue.drop(dropped.instance_id, NOW)
+        queue.add(instance(6, own=True))
+        queue.add(instance(7, uid="1.2.5", sha256=instance(5).sha256))
+        queue.add(instance(8))
+        queue.add_unreadable(instance(9).instance_id, "quarantine/x.dcm", 5, NOW, "undecodable")
+        queue.add(instance(10))
+        queue.drop(instance(10).instance_id, NOW)
+        assert queue.accounts() == {
+            "delivered": 3, "held": 1, "waiting": 2, "own": 1, "duplicate": 1, "quarantined": 1, "dropped": 1,
+        }
+        assert queue.unknown([instance(n).instance_id for n in (10, 11, 1, 12)]) == (
+            instance(11).instance_id, instance(12).instance_id,
+        )
+        assert [claim.owner for claim in queue.claims()] == [ME]
+
+    def test_files_are_needed_until_everything_that_counts_on_them_has_ended(self, queue: Queue) -> None:
+        """The source of what is to be worked, also for an output that is held; a result until it is taken."""
+        worked(queue, instance(1), [output(1)], [Held("sc", ("lab",), "redaction_uncertain")])
+        queue.add(instance(2))
+        one, two = instance(1), instance(2)
+        assert set(queue.needed()) == {
+            Needed(one.instance_id, "done", "", "", one.location),
+            Needed(one.instance_id, "ready", "sr", "pacs", "outgoing/2.25.1.dcm"),
+            Needed(two.instance_id, "waiting", "", "", two.location),
+        }
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        queue.drop(one.instance_id, NOW)
+        queue.finish(claimed(queue), ME, SUMMARY, [], [], NOW)
+        assert queue.needed() == ()
+
+    def test_what_a_person_hastens_goes_first_from_then_on(self, queue: Queue) -> None:
+        """Work and deliveries, those that are still to be made too; what has ended stays as it is."""
+        for number in (1, 2, 3):
+            queue.add(instance(number))
+        assert queue.hasten(instance(3).instance_id, NOW, "anna") == 1
+        claim = claimed(queue)
+        assert claim.instance == instance(3)
+        queue.finish(claim, ME, SUMMARY, [output(3)], [Held("sc", ("pacs",), "undecodable")], NOW)
+        assert queue.find(instance(3).instance_id)[0]["acts"][0]["what"] == "urgent"  # type: ignore[index]
+        assert kinds(queue.claim_deliveries("pacs", ME, 9, NOW)) == "U"
+        assert queue.hasten(instance(3).instance_id, NOW) == 0
+        queue.finish(claimed(queue), ME, SUMMARY, [output(1)], [], NOW)
+        assert queue.hasten(instance(1).instance_id, NOW) == 1
+        assert [e["new"] for e in queue.history(instance(1).instance_id)][-1] == "urgent"
+
     def test_rows_are_listed_by_state_of_instance_or_delivery(self, queue: Queue) -> None:
         """Oldest first, no more than asked for."""
         worked(queue, instance(1), [output()])
@@ -783,8 +960,8 @@ class QueueContract:
         assert queue.add(one) == "waiting"
         assert queue.find(one.instance_id)[0]["acts"] != []
 
-    @pytest.mark.parametrize("act", ["retry", "release", "drop"])
+    @pytest.mark.parametrize("act", ["retry", "release", "drop", "hasten"])
     def test_acting_on_nothing_is_told(self, queue: Queue, act: str) -> None:
         """A mistyped id is not a success."""
         with pytest.raises(NotFound):
-            {"retry": queue.retry, "release": queue.release, "drop": queue.drop}[act]("20260301T120000000000-ffffffff", NOW)
+            getattr(queue, act)("20260301T120000000000-ffffffff", NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -26,6 +27,7 @@ from pydicom.uid import (
 
 from dicomnode import elements
 from dicomnode.errors import CannotUnderstand, Undecodable
+from dicomnode.gate import accession_token
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, MANUFACTURER, Sender, data_set_start, file_meta, header, peek
 from dicomnode.records import Instance
 
@@ -90,6 +92,37 @@ def test_instance(syntax: UID) -> None:
     assert (found.size_bytes, found.sha256) == (len(raw), hashlib.sha256(raw).hexdigest())
     assert found.transfer_syntax_uid == syntax
     assert found.own_result is False
+    assert found.acceptor_pid == os.getpid()
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("number", ["A0123/7", " a0123/7", "a 0123/7 ", "\uff210123/7"])
+def test_an_accession_number_is_known_by_its_token_alone(syntax: UID, number: str) -> None:
+    """The same one for the same number, whatever spaces, case or width; another one with another key; none without."""
+    stream = spooled(example(AccessionNumber=number, SpecificCharacterSet="ISO_IR 192"), syntax)
+    found = header(stream, instance_id="", location="", node_id="", key=b"k" * 32)
+    assert found.accession_token == accession_token("A0123/7", b"k" * 32)
+    assert accession_token("A0123/7", b"j" * 32) != found.accession_token != accession_token("A0124/7", b"k" * 32)
+    assert "0123" not in repr(found).replace(found.accession_token, "").replace(found.sha256, "").replace(str(WHEN), "")
+    assert read(stream).accession_token == ""
+
+
+@pytest.mark.parametrize("number", [b"", b"  ", b"\xc4\xe0", b"\0\0"])
+def test_what_is_no_accession_number_has_no_token(number: bytes) -> None:
+    """Nothing, spaces, and what is neither ASCII nor UTF-8."""
+    stream = io.BytesIO(file_meta(CT, "1.2.3.4", ExplicitVRLittleEndian, SENDER) + b"".join((
+        b"\x08\0\x16\0UI\x1a\0" + CT.encode() + b"\0", b"\x08\0\x18\0UI\x08\x001.2.3.4\0",
+        b"\x08\0\x50\0SH" + struct.pack("<H", len(number)) + number,
+    )))
+    assert header(stream, instance_id="", location="", node_id="", key=b"k" * 32).accession_token == ""
+
+
+def test_a_file_meta_of_before_names_no_acceptor() -> None:
+    """The time alone stood there; it is read as it was."""
+    stream = spooled(example())
+    before = stream.getvalue().replace(f" {os.getpid()}".encode(), b"\0" * (1 + len(str(os.getpid()))), 1)
+    found = read(io.BytesIO(before))
+    assert (found.received_at, found.acceptor_pid) == (WHEN, 0)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -108,7 +141,7 @@ def test_file_meta_is_read_by_pydicom() -> None:
     assert (meta.SourceApplicationEntityTitle, meta.ReceivingApplicationEntityTitle) == ("MODALITY", "DICOMNODE")
     assert meta.SourcePresentationAddress == "dicom://10.1.2.3"
     assert meta.ReceivingPresentationAddress == "dicom://[::1]:104"
-    assert meta.PrivateInformation.rstrip(b"\0").decode() == "2026-11-20T17:44:50.123456+00:00"
+    assert meta.PrivateInformation.rstrip(b"\0").decode() == f"2026-11-20T17:44:50.123456+00:00 {os.getpid()}"
     assert data_set_start(stream) == len(stream.getvalue()) - len(encoded(example(), ExplicitVRLittleEndian))
 
 

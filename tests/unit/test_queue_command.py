@@ -14,6 +14,8 @@ from typer.testing import CliRunner, Result
 
 from dicomnode.commands.queue import app
 from dicomnode.errors import BadSetting, NotFound
+from dicomnode.keeper.chores import Chores
+from dicomnode.keeper.ledger import SIDES, audit
 from dicomnode.queue import Owner
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Held, Verdict
@@ -21,7 +23,7 @@ from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
 from .queue_contract import ME, NOW, SUMMARY, claimed, instance, one_delivery, output, worked
-from .spooled import configured, receive
+from .spooled import an_id, configured, receive
 
 ONE, TWO, THREE = (instance(number).instance_id for number in (1, 2, 3))
 HELD = Held("sc", ("pacs",), "redaction_uncertain")
@@ -100,7 +102,7 @@ def test_what_is_urgent_is_shown(settings: Settings, queue: SqliteQueue) -> None
     worked(queue, instance(2), [output(2)])
     assert "sr to pacs: ready, urgent" in run(settings, "list").stdout
     assert "ready, urgent" in run(settings, "show", ONE).stdout
-    assert "urgent" not in run(settings, "show", TWO).stdout
+    assert "ready, urgent" not in run(settings, "show", TWO).stdout
     (row,) = records(run(settings, "show", ONE, "--json"))
     assert row["deliveries"][0]["urgent"] is True  # type: ignore[index]
     summary = records(run(settings, "--json"))
@@ -207,7 +209,8 @@ def breaches(settings: Settings) -> list[object]:
     result = run(settings, "verify", "--json")
     *found, account = [json.loads(line) for line in result.stdout.splitlines()]
     assert account["breaches"] == len(found)
-    assert account["accepted"] == sum(account[name] for name in account if name not in {"accepted", "breaches"})
+    assert account["accepted"] == account["acknowledged"] + account["unanswered"]
+    assert account["accepted"] == sum(account[side] for side in (*SIDES, "gone"))
     assert result.exit_code == (1 if found else 0)
     return [one["breach"] for one in found]
 
@@ -221,8 +224,75 @@ def test_verify_accounts_for_everything_that_was_accepted(settings: Settings, sp
     received(spool, queue, 3)
     queue.quarantine(claimed(queue), ME, "undecodable")
     receive(spool, 4)
+    for number in (1, 2, 4):
+        spool.receipt(an_id(number))
     assert breaches(settings) == []
-    assert run(settings, "verify").stdout.startswith("accepted 4 = 1 delivered + 1 waiting + 1 held + 1 quarantined + ")
+    table = run(settings, "verify").stdout
+    assert table.endswith(
+        "accepted 4 = 1 delivered + 1 waiting + 1 held + 1 quarantined + 0 duplicate + 0 own + 0 dropped; sound\n",
+    )
+    found = [line.split()[:2] for line in table.splitlines()]
+    assert ["acknowledged", "3"] in found
+    assert ["=", "accepted"] in found
+    assert ["quarantined", "1"] in found
+
+
+def test_verify_finds_what_was_acknowledged_and_is_gone(settings: Settings, spool: Spool, queue: SqliteQueue) -> None:
+    """A receipt without row and file is a loss; a row whose receipt is gone, or that never had one, is none."""
+    received(spool, queue, 1)
+    for number in (1, 2):
+        spool.receipt(an_id(number))
+    received(spool, queue, 3)
+    assert breaches(settings) == [f"{TWO} was acknowledged and is gone: it has neither a row nor a file"]
+    account = json.loads(run(settings, "verify", "--json").stdout.splitlines()[-1])
+    assert [account[name] for name in ("accepted", "acknowledged", "unanswered", "waiting", "gone")] == [3, 2, 1, 2, 1]
+    assert " + 1 gone; 1 breach\n" in run(settings, "verify").stdout
+
+
+def test_verify_is_sound_after_rows_were_forgotten(settings: Settings, spool: Spool, queue: SqliteQueue) -> None:
+    """Receipts go before their rows, so what is forgotten on purpose is no loss; what waits keeps its row without one."""
+    received(spool, queue, 1)
+    queue.finish(claimed(queue), ME, SUMMARY, [], [], NOW)
+    received(spool, queue, 2)
+    for number in (1, 2):
+        spool.receipt(an_id(number))
+    far = datetime(2099, 1, 1, tzinfo=UTC)
+    spool.remove(instance(1).location)
+    queue.removed([instance(1).location])
+    Chores(settings, spool, queue).forget(far)
+    assert [row["instance_id"] for row in queue.rows()] == [TWO]
+    assert breaches(settings) == []
+
+
+def test_a_loss_that_is_none_is_not_told(settings: Settings, spool: Spool, queue: SqliteQueue) -> None:
+    """What came while verify was looking has its file, or went from there to quarantine."""
+    found = spool.incoming
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(spool), "incoming", lambda _: list(found())[:0])
+        receive(spool, 1)
+        spool.quarantine(receive(spool, 2))
+        for number in (1, 2):
+            spool.receipt(an_id(number))
+        patch.setattr(type(spool), "quarantined", lambda _: [])
+        assert audit(spool, queue, NOW).gone == 0
+
+
+def test_what_a_person_calls_urgent_goes_first(settings: Settings, spool: Spool, queue: SqliteQueue) -> None:
+    """Of what is to be worked and of what is to be sent; who said so is kept, and twice is once."""
+    for number in (1, 2):
+        received(spool, queue, number)
+    assert run(settings, "urgent", TWO).stdout == f"{TWO}: urgent, 1 row changed\n"
+    assert run(settings, "urgent", TWO).stdout == f"{TWO}: urgent, 0 rows changed\n"
+    claim = claimed(queue)
+    assert claim.instance.instance_id == TWO
+    queue.finish(claim, ME, SUMMARY, [output(2)], [], NOW)
+    queue.finish(claimed(queue), ME, SUMMARY, [output(1)], [], NOW)
+    assert [one.instance_id for one in queue.claim_deliveries("pacs", ME, 1, NOW)] == [TWO]
+    worked(queue, instance(3), [output(3)])
+    assert run(settings, "urgent", "2.25.3").exit_code == 0
+    assert [one.instance_id for one in queue.claim_deliveries("pacs", ME, 1, NOW)] == [THREE]
+    (act,) = queue.find(THREE)[0]["acts"]  # type: ignore[misc]
+    assert (act["what"], act["who"]) == ("urgent", getpass.getuser())
 
 
 def test_verify_finds_a_missing_source(settings: Settings, spool: Spool, queue: SqliteQueue) -> None:

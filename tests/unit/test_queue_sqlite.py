@@ -131,13 +131,11 @@ def test_an_active_row_always_has_an_owner(queue: SqliteQueue, change: str) -> N
 
 
 def test_no_column_is_for_a_person(queue: SqliteQueue) -> None:
-    """No name, number or date of a patient, no accession number, no description has a place here."""
-    columns = {
-        row[1]
-        for table in ("instances", "deliveries", "acts", "destinations")
-        for row in queue._connection.execute(f"PRAGMA table_info({table})")
-    }
+    """No name, number or date of a patient, no accession number but its token, no description has a place here."""
+    tables = [row[0] for row in queue._connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    columns = {row[1] for table in tables for row in queue._connection.execute(f"PRAGMA table_info({table})")}
     assert "sop_instance_uid" in columns
+    columns.remove("accession_token")
     assert not {c for c in columns for word in ("patient", "birth", "accession", "description", "text") if word in c}
 
 
@@ -193,10 +191,10 @@ def first_version(path: Path) -> Path:
     old.execute("PRAGMA user_version = 1")
     for number, state in ((1, "waiting"), (2, "waiting")):
         one, time = instance(number), to_db(NOW)
-        values = {name: getattr(one, name) for name in _FIELDS}
+        values = {name: getattr(one, name) for name in _FIELDS if name not in {"accession_token", "acceptor_pid"}}
         old.execute(
-            f"INSERT INTO instances ({', '.join(_FIELDS)}, state, since, received_at) "  # noqa: S608 - our own columns
-            f"VALUES ({', '.join('?' * len(_FIELDS))}, ?, ?, ?)", (*values.values(), state, time, time),
+            f"INSERT INTO instances ({', '.join(values)}, state, since, received_at) "  # noqa: S608 - our own columns
+            f"VALUES ({', '.join('?' * len(values))}, ?, ?, ?)", (*values.values(), state, time, time),
         )
     old.execute("UPDATE instances SET state = 'active', owner = 'b:1:1' WHERE instance_id = ?", (instance(1).instance_id,))
     old.execute("UPDATE instances SET state = 'done', owner = NULL, made = 4 WHERE state = 'active'")
@@ -356,6 +354,56 @@ def _read_all(path: Path) -> None:
 def _add_many(queue: SqliteQueue) -> None:
     for number in range(2, 60):
         queue.add(instance(number))
+
+
+def test_nobody_changes_a_row_without_a_trace(queue: SqliteQueue, path: Path) -> None:
+    """Another program can look, and the database refuses its writing, for it says not who it is."""
+    queue.add(instance())
+    other = sqlite3.connect(path, isolation_level=None)
+    assert other.execute("SELECT count(*) FROM instances").fetchone()[0] == 1
+    for change in ("UPDATE instances SET state = 'dropped'", "DELETE FROM instances", "UPDATE instances SET file_gone = 1"):
+        with pytest.raises(sqlite3.OperationalError, match="dicomnode_actor"):
+            other.execute(change)
+    other.close()
+    assert queue.history(instance().instance_id)[0]["who"] == owner_text(this_process())
+
+
+def test_actors_of_whom_nothing_is_known_any_more_are_forgotten(queue: SqliteQueue) -> None:
+    """Names of processes do not pile up over the years."""
+    queue.add(instance())
+    queue.drop(instance().instance_id, NOW, "anna")
+    queue.removed([instance().location])
+    queue.forget(NOW + timedelta(days=1))
+    assert queue._connection.execute("SELECT count(*) FROM actors").fetchone()[0] == 0
+
+
+# -- looking only
+def test_a_queue_that_is_only_looked_at_is_left_as_it_is(path: Path) -> None:
+    """No file is made beside it, nothing in it changes, whether a node runs or not; writing is refused."""
+    queue = SqliteQueue(path)
+    queue.add(instance())
+    for running in (True, False):
+        if not running:
+            queue.close()
+        before = {one.name: one.stat().st_mtime_ns for one in path.parent.iterdir()}
+        looking = SqliteQueue(path, read_only=True)
+        assert [row["instance_id"] for row in looking.rows()] == [instance().instance_id]
+        with pytest.raises(QueueUnavailable):
+            looking.drop(instance().instance_id, NOW)
+        looking.close()
+        after = {one.name: one.stat().st_mtime_ns for one in path.parent.iterdir()}
+        assert {name: time for name, time in after.items() if not name.endswith("-shm")} == {
+            name: time for name, time in before.items() if not name.endswith("-shm")
+        }
+
+
+def test_a_queue_of_before_is_not_brought_forward_by_looking(first_version: Path) -> None:
+    """It says what to do; and where there is none, none is made."""
+    with pytest.raises(QueueUnavailable, match=r"older dicomnode \(queue version 1"):
+        SqliteQueue(first_version, read_only=True)
+    with pytest.raises(QueueUnavailable):
+        SqliteQueue(first_version.with_name("nothing.sqlite"), read_only=True)
+    assert not first_version.with_name("nothing.sqlite").exists()
 
 
 @pytest.mark.parametrize("urgent_only", [False, True])

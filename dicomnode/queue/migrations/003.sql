@@ -128,7 +128,7 @@ BEGIN
         CASE WHEN OLD.state = 'active' AND NEW.state = 'ready' AND NEW.attempt < OLD.attempt THEN 'given back'
             ELSE NEW.state END,
         CASE WHEN NEW.state = 'active' OR NEW.attempt < OLD.attempt THEN '' ELSE NEW.reason END,
-        CASE WHEN NEW.state IN ('delivered', 'deferred', 'hold') AND OLD.state = 'active'
+        CASE WHEN NEW.state IN ('delivered', 'deferred', 'hold') AND OLD.state = 'active' AND NEW.reason <> 'died_thrice'
             OR NEW.state = 'ready' AND NEW.reason <> '' AND NEW.attempt = OLD.attempt THEN NEW.status END);
 END;
 
@@ -154,3 +154,18 @@ BEGIN
         OLD.instance_id, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER),
         OLD.delivery_id, OLD.kind, OLD.destination, OLD.state, 'replaced', '', NULL);
 END;
+
+-- Every instance on exactly one side of the account; one that is done is delivered when all of its deliveries have ended.
+CREATE VIEW accounts AS
+SELECT instance_id, CASE
+    WHEN state IN ('waiting', 'active', 'deferred') THEN 'waiting'
+    WHEN state = 'hold' THEN 'held'
+    WHEN state = 'quarantine' THEN 'quarantined'
+    WHEN state <> 'done' THEN state
+    WHEN EXISTS (
+        SELECT 1 FROM deliveries AS d WHERE d.instance_id = i.instance_id AND d.state IN ('hold', 'expired')) THEN 'held'
+    WHEN EXISTS (
+        SELECT 1 FROM deliveries AS d WHERE d.instance_id = i.instance_id AND d.state IN ('ready', 'active', 'deferred'))
+        THEN 'waiting'
+    ELSE 'delivered' END AS account
+FROM instances AS i;
