@@ -49,11 +49,12 @@ SELECT * FROM (
     UNION ALL
     SELECT * FROM (
         SELECT * FROM instances AS i
-        WHERE i.state = 'waiting' AND i.urgent = 1 AND {_FREE} ORDER BY i.instance_id LIMIT 1)
+        WHERE i.state = 'deferred' AND i.due_at <= :now AND {_FREE} ORDER BY i.instance_id LIMIT 1)
     UNION ALL
     SELECT * FROM (
-        SELECT * FROM instances AS i
-        WHERE i.state = 'deferred' AND i.due_at <= ? AND {_FREE} ORDER BY i.urgent DESC, i.instance_id LIMIT 1)
+        SELECT * FROM instances AS i INDEXED BY instances_urgent
+        WHERE i.urgent = 1 AND i.state IN ('waiting', 'deferred') AND coalesce(i.due_at, 0) <= :now AND {_FREE}
+        ORDER BY i.instance_id LIMIT 1)
 ) ORDER BY urgent DESC, instance_id LIMIT 1
 """  # noqa: S608 - constants
 _PREDECESSORS = """
@@ -135,10 +136,10 @@ class Work(Database):
     def claim(self, owner: Owner, now: datetime) -> Claim | None:
         """Take the oldest row that may be worked."""
         # Asked first without the write lock: idle workers ask several times a second.
-        if not self._all(_NEXT, (to_db(now),)):
+        if not self._all(_NEXT, {"now": to_db(now)}):
             return None
         with self._transaction(durable=False) as connection:
-            row = connection.execute(_NEXT, (to_db(now),)).fetchone()
+            row = connection.execute(_NEXT, {"now": to_db(now)}).fetchone()
             if row is None:
                 return None
             connection.execute(

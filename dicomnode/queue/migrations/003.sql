@@ -10,7 +10,7 @@ ALTER TABLE instances ADD COLUMN urgent INTEGER NOT NULL DEFAULT 0 CHECK (urgent
 
 CREATE INDEX instances_by_accession ON instances (accession_token, instance_id) WHERE accession_token <> '';
 CREATE INDEX instances_by_study ON instances (study_instance_uid, instance_id);
-CREATE INDEX instances_urgent ON instances (instance_id) WHERE state = 'waiting' AND urgent = 1;
+CREATE INDEX instances_urgent ON instances (instance_id) WHERE urgent = 1 AND state IN ('waiting', 'deferred');
 
 -- A person may also call something urgent.
 CREATE TABLE acts_of_people (
