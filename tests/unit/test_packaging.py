@@ -79,7 +79,7 @@ def test_installed_node_finds_its_folders(installed: Path) -> None:
     *folders, files = done.stdout.splitlines()
     assert folders == [str(installed / "dicomnode" / "_share" / name) for name in FOLDERS]
     assert int(files) >= 4
-    assert (installed / "dicomnode" / "_share" / "systemd" / "dicomnode.service").is_file()
+    assert (installed / "dicomnode" / "_share" / "systemd" / "dicomnode.target").is_file()
 
 
 def test_folders_are_found_in_the_source_tree() -> None:
