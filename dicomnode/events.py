@@ -55,6 +55,9 @@ EVENTS: Mapping[str, str] = {
     "destination_down": "A destination does not answer; it is probed by C-ECHO. Administrator, when it lasts.",
     "destination_up": "A destination answers again.",
     "destination_blocked": "A destination refuses this node as a whole; its lane stops. Administrator.",
+    "associations_limited": "A destination refuses a further association; those that stand go on. Administrator, if it lasts.",
+    "window_closed": "The send window of a destination has closed; only what is urgent leaves.",
+    "window_opened": "The send window of a destination has opened.",
     # -- keeping
     "lease_reclaimed": "A row was taken back from a process that died.",
     "files_removed": "Files were removed after their retention.",

@@ -148,6 +148,8 @@ class Scripted:
     associations: int = 0
     on_request: Callable[[Any], None] | None = None
     on_store: Callable[[Any], None] | None = None
+    #: Gives the associations that stand.
+    established: Callable[[], list[Any]] = field(default=list, init=False)
 
     def _requested(self, event: Any) -> None:
         self.associations += 1
@@ -173,6 +175,7 @@ class Scripted:
             ("127.0.0.1", self.port), block=False,
             evt_handlers=[(evt.EVT_REQUESTED, self._requested), (evt.EVT_C_STORE, self._store)],
         )
+        self.established = lambda: [one for one in server.active_associations if one.is_established]
         try:
             yield self
         finally:

@@ -98,6 +98,17 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """How the claim on a delivery ended."""
+
+    delivery: Delivery
+    verdict: Verdict
+    at: datetime
+    #: When a deferred one is tried again.
+    due: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reclaimed:
     """A row taken back from a dead owner."""
 
@@ -235,6 +246,10 @@ class Queue(Protocol):
         """
         ...
 
+    def settle_all(self, ends: Sequence[Settled], owner: Owner) -> tuple[Delivery, ...]:
+        """End many claims as `settle` ends one, in one transaction; gives those whose claim had ended already."""
+        ...
+
     def unclaim(self, delivery: Delivery, owner: Owner) -> None:
         """Give a claimed delivery back untried, its attempt uncounted."""
         ...
@@ -253,6 +268,10 @@ class Queue(Protocol):
 
     def set_destination(self, name: str, state: Literal["up", "down", "blocked"], reason: str, now: datetime) -> bool:
         """Record the state of a destination; True when it changed."""
+        ...
+
+    def retried(self, destination: str, after: datetime) -> bool:
+        """Say whether a person has retried or released something for this destination since then."""
         ...
 
     # -- both

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from dicomnode.errors import Expired, LeaseLost
-from dicomnode.queue import Owner
+from dicomnode.queue import Owner, Settled
 from dicomnode.queue.database import Database, from_db, owner_text, to_db
 from dicomnode.records import Delivery, Verdict
 
@@ -90,22 +90,34 @@ class Deliveries(Database):
         self, delivery: Delivery, owner: Owner, verdict: Verdict, now: datetime, due: datetime | None = None,
     ) -> None:
         """End the claim on a delivery."""
-        state = _STATE_AFTER[verdict.outcome]
+        if self.settle_all([Settled(delivery, verdict, now, due)], owner):
+            raise _lost(delivery)
+
+    def settle_all(self, ends: Sequence[Settled], owner: Owner) -> tuple[Delivery, ...]:
+        """End many claims in one transaction."""
+        lost = []
         with self._transaction() as connection:
-            _ended(delivery, connection.execute(_SETTLE, {
-                "state": state, "reason": verdict.reason, "status": verdict.status, "now": to_db(now),
-                "due": to_db(due or now) if state == "deferred" else None,
-                "delivery_id": delivery.delivery_id, "owner": owner_text(owner), "attempt": delivery.attempt,
-            }).rowcount)
+            for end in ends:
+                state = _STATE_AFTER[end.verdict.outcome]
+                changed = connection.execute(_SETTLE, {
+                    "state": state, "reason": end.verdict.reason, "status": end.verdict.status, "now": to_db(end.at),
+                    "due": to_db(end.due or end.at) if state == "deferred" else None,
+                    "delivery_id": end.delivery.delivery_id, "owner": owner_text(owner), "attempt": end.delivery.attempt,
+                }).rowcount
+                if changed != 1:
+                    lost.append(end.delivery)
+        return tuple(lost)
 
     def unclaim(self, delivery: Delivery, owner: Owner) -> None:
         """Give a claimed delivery back untried."""
         with self._transaction() as connection:
-            _ended(delivery, connection.execute(
+            changed = connection.execute(
                 "UPDATE deliveries SET state = 'ready', owner = NULL, attempt = attempt - 1 "
                 "WHERE delivery_id = ? AND state = 'active' AND owner = ? AND attempt = ?",
                 (delivery.delivery_id, owner_text(owner), delivery.attempt),
-            ).rowcount)
+            ).rowcount
+        if changed != 1:
+            raise _lost(delivery)
 
     def expire(self, lifetime: timedelta, now: datetime) -> tuple[Delivery, ...]:
         """Set aside deliveries that are older than ``lifetime``."""
@@ -131,6 +143,14 @@ class Deliveries(Database):
         """State, reason and since when."""
         rows = self._all("SELECT state, reason, since FROM destinations WHERE name = ?", (name,))
         return (rows[0][0], rows[0][1], from_db(rows[0][2])) if rows else ("up", "", None)
+
+    def retried(self, destination: str, after: datetime) -> bool:
+        """Say whether a person has mended something."""
+        return bool(self._all(
+            "SELECT EXISTS (SELECT 1 FROM acts WHERE at > :after AND what IN ('retry', 'release') "
+            "AND instance_id IN (SELECT instance_id FROM deliveries WHERE destination = :destination))",
+            {"after": to_db(after), "destination": destination},
+        )[0][0])
 
     def set_destination(self, name: str, state: Lane, reason: str, now: datetime) -> bool:
         """Record the state of a destination; True when state or reason changed."""
@@ -171,6 +191,5 @@ def in_turn(
     return batch, run
 
 
-def _ended(delivery: Delivery, changed: int) -> None:
-    if changed != 1:
-        raise LeaseLost(f"delivery {delivery.delivery_id}: the claim of this process has ended")
+def _lost(delivery: Delivery) -> LeaseLost:
+    return LeaseLost(f"delivery {delivery.delivery_id}: the claim of this process has ended")

@@ -113,12 +113,9 @@ class Link:
     # -- sending
     def send(
         self, path: Path, context: Context, size_bytes: int = 0, *, priority: int = dimse.PRIORITIES["medium"],
-        pace: Pace = FREE, meanwhile: Callable[[], None] = lambda: None,
+        pace: Pace = FREE,
     ) -> Verdict:
-        """Send one Part 10 file of this context by C-STORE and say what came of it.
-
-        ``meanwhile`` is called once, when everything is sent and the peer is at work.
-        """
+        """Send one Part 10 file of this context by C-STORE and say what came of it."""
         if not self.alive:
             return Verdict("deferred", NoStatus.code)
         anew = context not in self.accepted
@@ -136,7 +133,7 @@ class Link:
                 return Verdict("refused", NoPresentationContext.code)
             status: int | None = None
             try:
-                status = self._store(content, self._ids[sent_as], priority, pace, meanwhile)
+                status = self._store(content, self._ids[sent_as], priority, pace)
             except Closed:
                 self.abort()
             except OSError:
@@ -148,7 +145,7 @@ class Link:
         self.used_at = time.monotonic()
         return dimse.classify(status)
 
-    def _store(self, content: Content, context_id: int, priority: int, pace: Pace, meanwhile: Callable[[], None]) -> int:
+    def _store(self, content: Content, context_id: int, priority: int, pace: Pace) -> int:
         """Send request and data set and give the status; every way but an answer ends in `Closed` or another exception."""
         wire = self._wire
         if self._buffer is None:
@@ -170,7 +167,6 @@ class Link:
                     return answer
             if not last:
                 wire.look()
-        meanwhile()
         deadline = time.monotonic() + self._timeout_s + content.size / SLOWEST_BYTES_S
         while answer is None:
             answer = self._response(deadline - time.monotonic())

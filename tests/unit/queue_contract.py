@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dicomnode.errors import LeaseLost, NotFound
-from dicomnode.queue import Claim, Name, Needed, NewOutput, Owner, Queue, Reclaimed, Summary, Traced
+from dicomnode.queue import Claim, Name, Needed, NewOutput, Owner, Queue, Reclaimed, Settled, Summary, Traced
 from dicomnode.records import Delivery, Held, Identity, Instance, OutputKind, Verdict
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
@@ -335,6 +335,30 @@ class QueueContract:
                 queue.settle(delivery, ME, DELIVERED, NOW)
         assert "UUUU" not in sent[: sent.rindex("O")]
         assert sent.startswith("U"), "what is urgent goes first all the same"
+
+    def test_many_claims_end_in_one_go(self, queue: Queue) -> None:
+        """Each as `settle` ends it; of one whose claim has ended the caller learns, and the others end all the same."""
+        several(queue, 1, 3, urgent=False)
+        first, second, third = queue.claim_deliveries("pacs", ME, 8, NOW)
+        queue.settle(second, ME, DELIVERED, NOW)
+        ends = [Settled(first, DELIVERED, NOW), Settled(second, DELIVERED, NOW)]
+        assert queue.settle_all([*ends, Settled(third, Verdict("deferred", "no_status"), NOW, LATER)], ME) == (second,)
+        assert sorted(str(one["state"]) for row in queue.rows() for one in row["deliveries"]) == [  # type: ignore[attr-defined]
+            "deferred", "delivered", "delivered",
+        ]
+        assert queue.claim_deliveries("pacs", ME, 8, NOW) == ()
+        assert [one.delivery_id for one in queue.claim_deliveries("pacs", ME, 8, LATER)] == [third.delivery_id]
+
+    def test_a_persons_act_is_seen_by_the_lanes(self, queue: Queue) -> None:
+        """A retry since then, for this destination, by a person."""
+        several(queue, 1, 1, urgent=False)
+        (delivery,) = queue.claim_deliveries("pacs", ME, 8, NOW)
+        queue.settle(delivery, ME, Verdict("deferred", "no_status"), NOW, LATER)
+        assert not queue.retried("pacs", NOW - timedelta(hours=1))
+        queue.retry(delivery.instance_id, NOW, "a person")
+        assert queue.retried("pacs", NOW - timedelta(hours=1))
+        assert not queue.retried("pacs", NOW)
+        assert not queue.retried("lab", NOW - timedelta(hours=1))
 
     def test_without_urgent_deliveries_the_others_have_every_place_and_the_reverse(self, queue: Queue) -> None:
         """A share that nobody needs is not kept free."""

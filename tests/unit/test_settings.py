@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from dicomnode.commands.init import compose, parse_forward
 from dicomnode.errors import BadRule, BadSetting, ConfigError, NoSuchPeer
-from dicomnode.settings import Settings, load
+from dicomnode.settings import Peer, Settings, load
 
 
 @pytest.fixture
@@ -103,3 +104,25 @@ def test_digest_follows_the_files(config: Path) -> None:
     assert load(config).digest == first
     change(config / "node.toml", "port = 11112", "port = 11113")
     assert load(config).digest != first
+
+
+@pytest.mark.parametrize(("windows", "at", "open_"), [
+    ((), "03:00", True),
+    (("08:00-17:00",), "07:59", False), (("08:00-17:00",), "08:00", True), (("08:00-17:00",), "17:00", False),
+    (("19:00-06:00",), "18:59", False), (("19:00-06:00",), "23:59", True), (("19:00-06:00",), "00:00", True),
+    (("19:00-06:00",), "05:59", True), (("19:00-06:00",), "06:00", False),
+    (("01:00-02:00", "12:00-13:00"), "12:30", True), (("01:00-02:00", "12:00-13:00"), "02:30", False),
+])
+def test_windows(windows: tuple[str, ...], at: str, open_: bool) -> None:
+    """A window begins at its first minute and ends before its last; one that ends earlier than it begins spans midnight."""
+    assert Peer(ae_title="P", windows=windows).sends_at(time.fromisoformat(at)) is open_
+
+
+def test_windows_want_a_lifetime_that_meets_one(config: Path) -> None:
+    """With windows a lifetime that could pass between two of them is refused; with a longer one they are taken."""
+    path = config / "peers" / "pacs.toml"
+    path.write_text(path.read_text() + 'windows = ["19:00-06:00"]\n')
+    assert load(config).peers["pacs"].windows == ("19:00-06:00",)
+    change(config / "node.toml", "lifetime_h = 120.0", "lifetime_h = 24.0")
+    with pytest.raises(BadSetting, match="lifetime_h"):
+        load(config)
