@@ -179,6 +179,8 @@ class Scripted:
         try:
             yield self
         finally:
+            # pynetdicom would abort what has not quite ended, which its own state machine does not allow.
+            wait_for(lambda: all(one.is_established for one in server.active_associations), 10, "associations have ended")
             ae.shutdown()
             server.server_close()
 

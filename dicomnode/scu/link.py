@@ -85,7 +85,10 @@ class Link:
         try:
             wire.put([handshake.request(calling_ae, peer, proposed)])
             wire.flush(timeout_s)
-            agreed = handshake.agreed(*wire.pdu(timeout_s), proposed)
+            kind, body = wire.pdu(timeout_s)
+            if kind in (handshake.RJ, handshake.ABORT):
+                wire.close()  # nothing stands that could be aborted (PS3.8 Table 9-10, AE-4 and AA-3)
+            agreed = handshake.agreed(kind, body, proposed)
         except Closed as error:
             _abort(wire)
             raise PeerUnavailable(f"the peer does not answer at its address: {error}") from None
@@ -279,7 +282,7 @@ def _abort(wire: Wire) -> None:
     """Tell the peer, where that is still possible, and close."""
     wire.tick = lambda: None
     wire.said.clear()
-    if wire.between:
+    if wire.between and not wire.closed:
         wire.put([handshake.ABORTED])
         with suppress(Closed):
             wire.flush(0)

@@ -45,7 +45,8 @@ class Wire:
         self._poll.register(sock.fileno(), select.POLLIN)
         self._read = bytearray()
         self._unsent: deque[memoryview] = deque()
-        self._closed = False
+        #: Nothing more can be said: the peer has closed, or we have.
+        self.closed = False
         self.tick: Callable[[], None] = lambda: None
         #: PDUs that came and were not asked for yet.
         self.said: deque[Pdu] = deque()
@@ -100,7 +101,7 @@ class Wire:
 
     def look(self) -> None:
         """Take what the peer has said already, without waiting."""
-        if not self._closed and self._sock.fileno() >= 0:
+        if not self.closed and self._sock.fileno() >= 0:
             self._poll.modify(self._sock.fileno(), select.POLLIN)
             if self._poll.poll(0):
                 self._take()
@@ -159,7 +160,7 @@ class Wire:
         """
         deadline = time.monotonic() + timeout_s
         while not self.said:
-            if self._closed:
+            if self.closed:
                 raise Closed("the peer has closed the connection")
             self._quick()
             if not self.wait(select.POLLIN, deadline):
@@ -180,7 +181,7 @@ class Wire:
         except OSError:
             came = b""
         if not came:
-            self._closed = True
+            self.closed = True
             if not self.said:
                 raise Closed("the peer has closed the connection")
             return
@@ -188,7 +189,7 @@ class Wire:
         while len(self._read) >= _HEAD_BYTES:
             length = int.from_bytes(self._read[2:_HEAD_BYTES], "big")
             if length > _LONGEST_PDU:
-                self._closed = True
+                self.closed = True
                 raise Closed("a PDU is too long")
             if len(self._read) < _HEAD_BYTES + length:
                 return
@@ -201,5 +202,5 @@ class Wire:
         if self._unsent and self._sock.fileno() >= 0:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             self._unsent.clear()
-        self._closed = True
+        self.closed = True
         self._sock.close()
