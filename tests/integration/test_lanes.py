@@ -229,10 +229,10 @@ def test_a_retry_asks_for_a_destination_that_is_down(tmp_path: Path) -> None:
     port = free_port()
     sending = Sending(tmp_path, {"pacs": inside(port)}, first_delay_s=60, probe_s=60)
     sending.add(CT, "pacs")
+    with Scripted(port=port, status=dimse.OUT_OF_RESOURCES).running(TAKES_CT):
+        sending.until(lambda: sending.states() == ["deferred"])
+    sending.add(CT, "pacs")
     with sending.running():
-        with Scripted(port=port, status=dimse.OUT_OF_RESOURCES).running(TAKES_CT):
-            wait_for(lambda: sending.states() == ["deferred"])
-        sending.add(CT, "pacs")
         wait_for(lambda: sending.queue.destination_state("pacs")[0] == "down")
         with Scripted(port=port).running(TAKES_CT):
             sending.queue.retry(str(sending.queue.rows()[0]["instance_id"]), datetime.now(UTC))
