@@ -34,8 +34,10 @@ from dicomnode.settings import Settings
 
 #: Deliveries claimed at a time.
 BATCH = 16
-#: Without work the queue is asked this often, seconds; so often is also looked for what is urgent, and for the state.
+#: Without work the queue is asked this often, seconds, and for the state of the destination.
 IDLE_S = 0.2
+#: Between two deliveries is looked for what is urgent, where the last look is so long ago, seconds.
+_URGENT_S = 0.02
 #: A person's act is looked for this often while we wait, seconds.
 _ACTS_S = 1.0
 #: A destination that refuses us as a whole is asked again this often, seconds.
@@ -121,7 +123,7 @@ class Destination:
             self.name, self._owner, BATCH, datetime.now(UTC), urgent_only=not empty or not self._open,
         )
         (self._pool if empty else self._urgent).extend(found)
-        self._next_look = now + IDLE_S
+        self._next_look = now + _URGENT_S
         self._next_claim = 0.0 if found else now + IDLE_S
         for delivery in found:
             self.remember((delivery.sop_class_uid, delivery.transfer_syntax_uid))
