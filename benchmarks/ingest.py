@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -97,9 +98,9 @@ def running(line: list[str], port: int, folder: Path, env: dict[str, str] = STOC
 
 @contextlib.contextmanager
 def node(root: Path) -> Iterator[Receiver]:
-    """This node's acceptors."""
+    """The acceptors of this node under its supervisor."""
     made = Node(root)
-    line = [sys.executable, "-m", "dicomnode", "accept", "-c", str(made.config)]
+    line = [sys.executable, "-m", "dicomnode", "serve", "--only", "accept", "-c", str(made.config)]
     with running(line, made.port, Path.cwd()):
         yield made.port, lambda: len(list((made.state / "spool" / "incoming").rglob("*.dcm")))
 
@@ -129,7 +130,7 @@ def orthanc(root: Path) -> Iterator[Receiver]:
 
 @contextlib.contextmanager
 def pynetdicom(root: Path) -> Iterator[Receiver]:
-    """pynetdicom's own server, in a process of its own."""
+    """Plain pynetdicom: its own server, in a process of its own."""
     root.mkdir()
     port = free_port()
     with running([sys.executable, str(Path(__file__).resolve()), "--serve", str(port), str(root)], port, Path.cwd()):
@@ -138,8 +139,6 @@ def pynetdicom(root: Path) -> Iterator[Receiver]:
 
 def serve_pynetdicom(port: int, folder: Path) -> None:
     """Write what comes, as pynetdicom's documentation shows it."""
-    from pynetdicom import AE, AllStoragePresentationContexts, evt
-
     def store(event: Any) -> int:
         (folder / f"{event.request.AffectedSOPInstanceUID}.dcm").write_bytes(event.encoded_dataset())
         return 0
@@ -166,7 +165,8 @@ def send(port: int, paths: list[Path], associations: int, env: dict[str, str]) -
     ]
     codes = [sender.wait() for sender in senders]
     spent = time.perf_counter() - started
-    assert not any(codes), f"a sender failed: {codes}"
+    if any(codes):
+        raise SystemExit(f"a sender failed: {codes}")
     return spent
 
 
@@ -224,7 +224,8 @@ def tell(as_json: bool, size: str, associations: int, sender: str, medians: dict
     if as_json:
         seconds = {name: round(value, 3) for name, value in medians.items()}
         print(json.dumps({
-            "sender": sender, "size": size, "instances": count, "associations": associations, "seconds": seconds, "ratio": ratio,
+            "sender": sender, "size": size, "instances": count, "associations": associations, "seconds": seconds,
+            "ratio": ratio,
         }), flush=True)
         return
     shown = " | ".join(f"{value:.2f} s" for value in medians.values())

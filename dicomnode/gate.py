@@ -129,4 +129,6 @@ def _string(key: str, value: str, token_key: bytes | None) -> str:
         raise ValueError(key)
     longest = _MESSAGE_LONGEST if key == "message" else _LONGEST
     cut = value if len(value) <= longest else value[: longest - 1] + "…"
+    if cut.isascii() and cut.isprintable():  # nearly always
+        return cut
     return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSAFE else c for c in cut)

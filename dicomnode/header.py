@@ -26,6 +26,7 @@ import re
 import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
@@ -122,16 +123,16 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
 
 
 # -- reading
-def peek(stream: BinaryIO) -> tuple[str, str]:
-    """Give SOP Class UID and SOP Instance UID as the data set itself says them; ``stream`` stands at the preamble.
+def peek(stream: BinaryIO, start: int, transfer_syntax_uid: str) -> tuple[str, str]:
+    """Give SOP Class UID and SOP Instance UID as the data set itself says them; it begins at ``start``.
 
     Raises
     ------
     CannotUnderstand
         The data set cannot be read that far, or one of the two is no UID.
     """
+    meta = _Meta({}, start, transfer_syntax_uid)
     try:
-        meta = _read_meta(stream)
         found = _walk(stream, meta, frozenset((_SOP_CLASS, _SOP_INSTANCE)), limit=_PEEK_MAX_BYTES)
     except Broken as error:
         raise CannotUnderstand(f"the data set cannot be read up to (0008,0018): {error}") from None
@@ -275,11 +276,9 @@ def _read_meta(stream: BinaryIO) -> _Meta:
 
 def _walk(stream: BinaryIO, meta: _Meta, wanted: frozenset[int], limit: int | None = None) -> dict[int, bytes]:
     """Give the wanted top-level elements; stops behind the last of them."""
-    syntax = UID(meta.transfer_syntax_uid)
-    known = syntax.is_transfer_syntax and not syntax.is_private
-    encoding = Encoding(implicit=known and syntax.is_implicit_VR, little=not known or syntax.is_little_endian)
+    encoding, packed = _encoding(meta.transfer_syntax_uid)
     stream.seek(meta.end)
-    source = deflated(stream, limit) if known and syntax.is_deflated else plain(stream, limit)
+    source = deflated(stream, limit) if packed else plain(stream, limit)
     walker = Walker(source, encoding)
     walker.settle()
     found: dict[int, bytes] = {}
@@ -291,6 +290,15 @@ def _walk(stream: BinaryIO, meta: _Meta, wanted: frozenset[int], limit: int | No
         if tag == last:
             break
     return found
+
+
+@lru_cache(maxsize=256)
+def _encoding(transfer_syntax_uid: str) -> tuple[Encoding, bool]:
+    """How a transfer syntax writes elements, and whether it deflates them."""
+    syntax = UID(transfer_syntax_uid)
+    known = syntax.is_transfer_syntax and not syntax.is_private
+    encoding = Encoding(implicit=known and syntax.is_implicit_VR, little=not known or syntax.is_little_endian)
+    return encoding, bool(known and syntax.is_deflated)
 
 
 def _digest(stream: BinaryIO, start: int) -> tuple[int, str]:

@@ -101,7 +101,7 @@ class Session:
             return self._refuse(facts, CannotUnderstand.status, CannotUnderstand("the command has no data set"))
         facts |= {"instance_id": incoming.instance_id, "size_bytes": incoming.size_bytes}
         try:
-            self._keep(incoming, request, context[0])
+            self._keep(incoming, request, context)
         except Refused as error:
             return self._refuse(facts, error.status, error)
         except Exception as error:  # this is one of the places where everything is caught
@@ -113,11 +113,12 @@ class Session:
         log.info("instance_committed", **facts, spool_ms=round((time.perf_counter() - incoming.started) * 1000, 1))
         return dimse.SUCCESS
 
-    def _keep(self, incoming: Incoming, request: Command, abstract_syntax: str) -> None:
+    def _keep(self, incoming: Incoming, request: Command, context: tuple[str, str]) -> None:
         incoming.finish()
         if self._below_reserve():
             raise OutOfResources("free disk is below scp.reserve_bytes")
-        if _look(incoming) != (request.sop_class_uid, request.sop_instance_uid) or abstract_syntax != request.sop_class_uid:
+        named = request.sop_class_uid, request.sop_instance_uid
+        if context[0] != request.sop_class_uid or _look(incoming, context[1]) != named:
             raise DatasetMismatch("command, presentation context and data set do not name the same SOP Class and Instance")
         self._spool.commit(incoming.path, incoming.instance_id)
         self._spool.receipt(incoming.instance_id)
@@ -153,15 +154,15 @@ class Session:
         }
 
 
-def _look(incoming: Incoming) -> tuple[str, str]:
+def _look(incoming: Incoming, transfer_syntax_uid: str) -> tuple[str, str]:
     """SOP Class and Instance UID as the data set says them: from its first bytes, or the file where they lie further in."""
     try:
-        return peek(io.BytesIO(incoming.meta + incoming.first))
+        return peek(io.BytesIO(incoming.first), 0, transfer_syntax_uid)
     except CannotUnderstand:
         if incoming.size_bytes <= len(incoming.first):
             raise
     with incoming.path.open("rb") as stream:
-        return peek(stream)
+        return peek(stream, len(incoming.meta), transfer_syntax_uid)
 
 
 def supported(proposed: Sequence[PresentationContext]) -> list[PresentationContext]:
