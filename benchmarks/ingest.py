@@ -42,10 +42,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.acceptance.harness import Node
-from tests.peers import NO_DELAY, ORTHANC, STORESCP, STORESCU, free_port, listens, need, wait_for
+from tests.peers import ECHOSCU, NO_DELAY, ORTHANC, STORESCP, STORESCU, free_port, listens, need, run, wait_for
 
 #: Name → rows and columns of 16 bit, and how many instances a cell sends; every number of associations divides it.
 SIZES = {"2kB": (28, 192), "0.5MB": (500, 96), "12.5MB": (2500, 16)}
+#: As `init` sets a node up.
+ACCEPTORS = 2
 STOCK = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
 SENDERS = {"stock": STOCK, "no-delay": NO_DELAY}
 #: What a cell is compared with, by its sender: DCMTK at both ends.
@@ -83,17 +85,17 @@ Receiver = tuple[int, Callable[[], int]]
 
 
 @contextlib.contextmanager
-def running(line: list[str], port: int, folder: Path, env: dict[str, str] = STOCK) -> Iterator[None]:
-    """A server process until the end of the block."""
-    child = subprocess.Popen(
-        [need(line[0]), *line[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder, env=env,
-    )
-    try:
-        wait_for(lambda: listens(port), 60, f"{line[0]} listens")
-        yield
-    finally:
-        child.terminate()
-        child.wait()
+def running(line: list[str], port: int, folder: Path, env: dict[str, str] = STOCK) -> Iterator[Path]:
+    """A server process until the end of the block, entered when it answers a C-ECHO; gives the file with what it says."""
+    with tempfile.NamedTemporaryFile() as said:
+        child = subprocess.Popen([need(line[0]), *line[1:]], stdout=said, stderr=said, cwd=folder, env=env)
+        try:
+            wait_for(lambda: listens(port), 60, f"{line[0]} listens")
+            run(ECHOSCU, "-aec", "DICOMNODE", "127.0.0.1", port)
+            yield Path(said.name)
+        finally:
+            child.terminate()
+            child.wait()
 
 
 @contextlib.contextmanager
@@ -101,7 +103,8 @@ def node(root: Path) -> Iterator[Receiver]:
     """The acceptors of this node under its supervisor."""
     made = Node(root)
     line = [sys.executable, "-m", "dicomnode", "serve", "--only", "accept", "-c", str(made.config)]
-    with running(line, made.port, Path.cwd()):
+    with running(line, made.port, Path.cwd()) as said:
+        wait_for(lambda: said.read_text().count('"acceptor_started"') == ACCEPTORS, 60, "all acceptors are up")
         yield made.port, lambda: len(list((made.state / "spool" / "incoming").rglob("*.dcm")))
 
 
