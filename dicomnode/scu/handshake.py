@@ -46,6 +46,8 @@ RELEASED = bytes((RELEASE_RP, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 ABORTED = bytes((ABORT, 0, 0, 0, 0, 4, 0, 0, 0, 0))
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _PERMANENT = 1
+#: What every acceptance has before its items (PS3.8 Table 9-17).
+_FIXED_BYTES = 68
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ def agreed(kind: int, body: bytes, proposed: Sequence[Context]) -> Agreed:
     """
     if kind != AC:
         raise _failure(kind, body)
+    if len(body) < _FIXED_BYTES:
+        raise PeerUnavailable("the peer's acceptance is too short")
     accept = A_ASSOCIATE_AC()
     try:
         accept.decode(bytes((kind, 0)) + len(body).to_bytes(4, "big") + body)

@@ -46,6 +46,13 @@ _LONGEST_FRAGMENT = 256 << 10
 _RELEASE_S = 10.0
 
 
+class _Refused(Exception):
+    """The peer has answered with a failure before it had the whole data set."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
 class Link:
     """An established association; used by one thread."""
 
@@ -57,6 +64,8 @@ class Link:
         self._established = True
         self._message_id = 0
         self._buffer: memoryview | None = None
+        #: Status that came before everything was sent.
+        self._early: int | None = None
         #: What has come of a command set.
         self._command = bytearray()
         #: What was asked for; what is in here and not in ``accepted`` was refused by the peer.
@@ -159,21 +168,37 @@ class Link:
         self._message_id = self._message_id % 0xFFFF + 1
         request = command.store_rq(self._message_id, content.sop_class_uid, content.sop_instance_uid, priority)
         wire.put(pdata.message(context_id, request, self._max_pdu))
-        answer: int | None = None
-        for view, last in content.blocks(self._buffer, lambda: block):
-            pace.pay(len(view), wire.pause)
-            wire.put(_framed(view, context_id, room, last=last))
-            while not wire.flush(self._timeout_s):
-                answer = self._response(0)
-                if answer is not None and dimse.classify(answer).outcome != "delivered":
-                    self.abort()
-                    return answer
-            if not last:
-                wire.look()
+        self._early = None
+
+        def hold(seconds: float) -> None:
+            wire.pause(seconds)
+            self._hear()
+
+        try:
+            for view, last in content.blocks(self._buffer, lambda: block):
+                pace.pay(len(view), hold)
+                wire.put(_framed(view, context_id, room, last=last))
+                while not wire.flush(self._timeout_s):
+                    self._hear()
+                if not last:
+                    wire.look()
+                    self._hear()
+        except _Refused as refused:
+            self.abort()
+            return refused.status
+        answer: int | None = self._early
         deadline = time.monotonic() + self._timeout_s + content.size / SLOWEST_BYTES_S
         while answer is None:
             answer = self._response(deadline - time.monotonic())
         return answer
+
+    def _hear(self) -> None:
+        """Take what the peer says before we have sent everything."""
+        while self._wire.said:
+            status = self._response(0)
+            if status is not None and dimse.classify(status).outcome != "delivered":
+                raise _Refused(status)
+            self._early = status if status is not None else self._early
 
     def echo(self) -> bool:
         """Ask by C-ECHO; True for success."""
