@@ -36,6 +36,7 @@ COMMANDS = MappingProxyType({
     "train": ("dicomnode.commands.models", "train"),
     "evaluate": ("dicomnode.commands.models", "evaluate"),
     "demo": ("dicomnode.demo", "demo"),
+    "drill": ("dicomnode.drill", "drill"),
 })
 
 

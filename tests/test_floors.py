@@ -20,7 +20,7 @@ FLOORS = {
     "scp": "3", "worker": "3", "deadline": "3", "scu": "3", "keeper": "3",
     "check": "3", "serve": "3", "roles": "3", "notify": "1",
     "training": "3", "evaluation": "3",
-    "commands": "4", "demo": "4", "cli": "4", "__main__": "4",
+    "commands": "4", "demo": "4", "drill": "4", "cli": "4", "__main__": "4",
 }
 
 #: Library → modules that may import it; a name ending in * is a prefix.
@@ -32,7 +32,7 @@ PLACES = {
     "sqlite3": ("queue*",),
     "structlog": ("log",),
     "apscheduler": ("keeper*",),
-    "typer": ("commands*", "demo*", "cli"), "rich": ("commands*", "demo*", "cli", "training*"),
+    "typer": ("commands*", "demo*", "drill*", "cli"), "rich": ("commands*", "demo*", "drill*", "cli", "training*"),
 }
 
 
