@@ -50,6 +50,7 @@ def serve(
     from dicomnode.serve import ROLES, run_supervisor, take_locks  # noqa: PLC0415 - each role loads its own modules only
 
     hold(RELOAD, RETIRE)  # children start with them held
+    bind_to_supervisor()  # of a drill
     roles = tuple(role for role in ROLES if not only or role in only)
     settings = load(config)
     take_locks(settings.node.state_dir, roles)

@@ -117,13 +117,19 @@ def _print_lines(course: Course) -> bool:
 
 
 def _show(course: Course) -> bool:
-    drills = list(course.drills())
+    drills = course.drills
     outcomes: list[Outcome] = []
     console = Console(width=None if Console().is_terminal else _PIPE_WIDTH)
     with Live(table(drills, outcomes), console=console, refresh_per_second=4) as live:
-        for outcome in course.run(lambda _: live.update(table(drills, outcomes, running=True))):
+        begun: list[str] = []
+
+        def begin(drill: Drill) -> None:
+            begun.append(drill.name)
+            live.update(table(drills, outcomes, begun))
+
+        for outcome in course.run(begin):
             outcomes.append(outcome)
-            live.update(table(drills, outcomes))
+            live.update(table(drills, outcomes, begun))
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:
         console.print(f"[red]{outcome.drill}[/]: {escape(outcome.wrong)}\n  look at {escape(outcome.look)}", soft_wrap=True)
@@ -132,7 +138,7 @@ def _show(course: Course) -> bool:
     return not failed
 
 
-def table(drills: Sequence[Drill], outcomes: Sequence[Outcome], *, running: bool = False) -> Table:
+def table(drills: Sequence[Drill], outcomes: Sequence[Outcome], begun: Sequence[str] = ()) -> Table:
     """Give the table of all drills, done and to be done."""
     shown = Table(title="Drill", title_justify="left", box=None, pad_edge=False)
     for heading in ("drill", "what was done", "result"):
@@ -140,10 +146,10 @@ def table(drills: Sequence[Drill], outcomes: Sequence[Outcome], *, running: bool
     for heading in ("recovered\nafter s", "took s"):
         shown.add_column(heading, justify="right")
     done = {outcome.drill: outcome for outcome in outcomes}
-    for number, one in enumerate(drills):
+    for one in drills:
         outcome = done.get(one.name)
         if outcome is None:
-            shown.add_row(one.name, one.did, "[yellow]running[/]" if running and number == len(outcomes) else "")
+            shown.add_row(one.name, one.did, "[yellow]running[/]" if one.name in begun else "")
             continue
         result = "[green]pass[/]" if outcome.passed else "[red]FAIL[/]"
         recovered = "" if outcome.recovery_s is None else f"{outcome.recovery_s:.2f}"

@@ -28,11 +28,14 @@ _MODALITY = "CR"
 STALL_S = 3.0
 #: The node waits for an answer of a destination this long, seconds.
 ANSWER_S = 3.0
+#: An instance may take this long, seconds; who hangs in one is replaced some time after.
+DEADLINE_S = 20.0
 _SHORT: Mapping[str, Mapping[str, object]] = {
     "scp": {
         "acse_timeout_s": STALL_S, "dimse_timeout_s": STALL_S, "network_timeout_s": 20.0, "min_free_bytes": 1 << 20,
         "reserve_bytes": 1 << 19,
     },
+    "work": {"deadline_s": DEADLINE_S},
     "send": {
         "first_delay_s": 0.5, "max_delay_s": 2.0, "lifetime_h": 24.0, "idle_s": 2.0, "timeout_s": ANSWER_S, "max_mbit_s": 0.0,
         "probe_s": 1.0,

@@ -1,7 +1,8 @@
 """The course of drills: which there are, and how one after the other is done, on one node as long as that is sound.
 
 **Way** `Course.run` gives the `Outcome` of each drill at its end. Every drill ends with the account of all that its node has
-acknowledged. After a failed drill the next one gets a new node: what one has broken must not fail the others.
+acknowledged. After a failed drill the next one gets a new node: what one has broken must not fail the others. Processes hang
+for about a minute before they are replaced, so that drill begins first, on a node of its own, and ends last.
 
 **Fails** It does not: what the node does wrong is an outcome. When a new node does not start, the drills that are left fail
 with it.
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dicomnode.drill import disk, kills, misuse, tmpfs
+from dicomnode.drill import care, disk, kills, misuse, tmpfs
+from dicomnode.drill.care import Hung
 from dicomnode.drill.ground import Ground
 from dicomnode.drill.pdu import Ended, Rejected, Wrong
 from dicomnode.errors import DicomNodeError
@@ -64,11 +65,13 @@ DRILLS = (
     Drill("slow-destination", "a destination that does not answer, then slowly", misuse.slow_destination),
     Drill("abort", "A-ABORT, RST and a bare close in the midst of a P-DATA-TF", misuse.aborts),
     Drill("refused", "a destination that takes no context, or rejects for good or for now", misuse.refusals),
+    Drill("reload", "SIGHUP with a broken configuration and with a good one, while others send", care.reload),
     Drill("storm", "one instance 240 times from 5 senders at once", misuse.storm),
 )
-#: These have nodes of their own.
-FULL_DISK, STOP = "full-disk", "stop"
-NAMES = (*(drill.name for drill in DRILLS), STOP, FULL_DISK)
+#: The first ends its node, the others have nodes of their own.
+STOP, FULL_DISK, STUCK = "stop", "full-disk", "stuck"
+NAMES = (*(drill.name for drill in DRILLS), STOP, FULL_DISK, STUCK)
+_FAULTS = (Wrong, Ended, Rejected, DicomNodeError, OSError)
 
 
 class Course:
@@ -77,87 +80,109 @@ class Course:
     def __init__(
         self, root: Path, settings: Settings, names: Sequence[str], *, own_mounts: bool, patience_s: float,
     ) -> None:
-        self._root, self._settings, self._names, self._own_mounts = root, settings, names, own_mounts
-        self._patience_s = patience_s
-        self._ground: Ground | None = None
-        self._made = 0
-        self._broken = ""
+        self._root, self._settings, self._own_mounts, self._patience_s = root, settings, own_mounts, patience_s
+        last = (Drill(STOP, "SIGTERM with work in hand: drained, ended with 0", _stop), self._disk(), self._stuck())
+        #: Those asked for, in their order.
+        self.drills = tuple(drill for drill in (*DRILLS, *last) if drill.name in names)
+        #: Every node that runs; the one of the drill that is going on; the one that most drills share.
+        self._grounds: list[Ground] = []
+        self._at: Ground | None = None
+        self._shared: Ground | None = None
+        self._hung: Hung | None = None
+        self._hung_at: Ground | None = None
+        self._hung_wrong = self._broken = ""
 
     def close(self) -> None:
         """End every process and thread at once."""
-        self._leave()
-
-    def drills(self) -> Iterator[Drill]:
-        """The drills in their order."""
-        last = (
-            Drill(STOP, "SIGTERM with work in hand: drained, ended with 0", _stop),
-            self._disk(),
-        )
-        return (drill for drill in (*DRILLS, *last) if drill.name in self._names)
+        while self._grounds:
+            self._grounds.pop().close()
 
     def run(self, begin: Callable[[Drill], None]) -> Iterator[Outcome]:
         """Do them; ``begin`` is told of each before."""
-        for drill in self.drills():
+        for drill in self.drills:
+            if drill.name == STUCK:
+                begin(drill)
+                self._hang()
+        for drill in self.drills:
             begin(drill)
             started = time.monotonic()
-            recovery_s, wrong = None, self._broken
+            recovery_s, wrong = None, ""
             try:
-                if not wrong:
-                    recovery_s = drill.act(self._standing(drill))
-                    if drill.name != STOP and self._ground is not None:
-                        self._ground.check()
-            except (Wrong, Ended, DicomNodeError, OSError) as fault:
+                recovery_s = round(self._do(drill), 2)
+            except _FAULTS as fault:
                 wrong = str(fault) or type(fault).__name__
-            except Rejected as rejected:
-                wrong = f"an association was rejected: {rejected}"
-            look = str(self._ground.node.log) if wrong and self._ground is not None else ""
+            look = str(self._at.node.log) if wrong and self._at is not None else ""
             seconds = round(time.monotonic() - started, 1)
-            if wrong or drill.name == STOP:
-                self._leave()
-            recovery = None if wrong or recovery_s is None else round(recovery_s, 2)
-            yield Outcome(drill.name, drill.did, not wrong, recovery, seconds, wrong, look)
+            if wrong or drill.name in (STOP, FULL_DISK, STUCK):
+                self._leave(self._at)
+            yield Outcome(drill.name, drill.did, not wrong, recovery_s, seconds, wrong, look)
 
-    def _standing(self, drill: Drill) -> Ground:
-        """Give the node that runs, or a new one."""
+    def _do(self, drill: Drill) -> float:
+        """Do one drill on the node that it needs, and give the seconds until that was well again."""
+        if self._broken:
+            raise Wrong(self._broken)
         if drill.name == FULL_DISK:
-            self._stop()
-        if self._ground is None:
-            self._made += 1
-            root = self._root / f"node-{self._made}"
-            state = root / "state"
-            state.mkdir(parents=True, mode=0o750)
-            if drill.name == FULL_DISK and drill.act is not disk.marks and not tmpfs.mount(state, disk.SIZE):
-                raise Wrong("a tmpfs of the drill's own cannot be mounted")
-            self._ground = Ground(root, self._settings, state, self._patience_s)
-            if drill.name == FULL_DISK:
-                self._ground.configure(disk.MARKS)
-            try:
-                self._ground.node.start()
-            except Wrong as wrong:
-                self._broken = f"a new node does not start: {wrong}"
-                raise
-        return self._ground
+            self._leave(self._shared)
+            self._make(small_disk=self._own_mounts)
+        elif drill.name == STUCK:
+            self._at = self._hung_at
+        elif self._shared is None:
+            self._shared = self._make()
+        else:
+            self._at = self._shared
+        if self._at is None:
+            raise Wrong(self._hung_wrong)
+        recovery_s = drill.act(self._at)
+        if drill.name != STOP:
+            self._at.check()
+        return recovery_s
 
-    def _stop(self) -> None:
-        if self._ground is not None:
-            ground, self._ground = self._ground, None
-            with suppress(Wrong):
-                ground.node.stop()
+    def _make(self, *, small_disk: bool = False) -> Ground:
+        """Start a new node."""
+        root = self._root / f"node-{len(list(self._root.glob('node-*'))) + 1}"
+        state = root / "state"
+        state.mkdir(parents=True, mode=0o750)
+        if small_disk and not tmpfs.mount(state, disk.SIZE):
+            raise Wrong("a tmpfs of the drill's own cannot be mounted")
+        self._at = ground = Ground(root, self._settings, state, self._patience_s)
+        self._grounds.append(ground)
+        if small_disk:
+            ground.configure(disk.MARKS)
+        try:
+            ground.node.start()
+        except Wrong as wrong:
+            self._broken = f"a new node does not start: {wrong}"
+            raise
+        return ground
+
+    def _leave(self, ground: Ground | None) -> None:
+        if ground in self._grounds:
+            self._grounds.remove(ground)
             ground.close()
+        if ground is self._shared:
+            self._shared = None
 
-    def _leave(self) -> None:
-        if self._ground is not None:
-            self._ground.close()
-            self._ground = None
+    def _hang(self) -> None:
+        try:
+            self._hung_at = self._make()
+            self._hung = Hung(self._hung_at)
+            self._hung.hang()
+        except _FAULTS as fault:
+            self._hung_wrong = str(fault) or type(fault).__name__
+
+    def _stuck(self) -> Drill:
+
+        def replaced(_: Ground) -> float:
+            if self._hung is None or self._hung_wrong:
+                raise Wrong(self._hung_wrong)
+            return self._hung.replaced()
+
+        return Drill(STUCK, "SIGSTOP of an acceptor in a C-STORE and of a worker in an instance", replaced)
 
     def _disk(self) -> Drill:
         if self._own_mounts:
-            return Drill(FULL_DISK, "a tmpfs of 96 MiB filled to the last byte, then freed", _full)
+            return Drill(FULL_DISK, "a tmpfs of 96 MiB filled to the last byte, then freed", disk.full)
         return Drill(FULL_DISK, "watermarks above what is free, then below (no mount of our own here)", disk.marks)
-
-
-def _full(ground: Ground) -> float:
-    return disk.full(ground, ground.node.state)
 
 
 def _stop(ground: Ground) -> float:

@@ -25,8 +25,9 @@ OUT_OF_RESOURCES = 0xA700
 _FULL_S = 3.0
 
 
-def full(ground: Ground, state: Path) -> float:
+def full(ground: Ground) -> float:
     """The disk fills up under the node, to the last byte, and is freed again."""
+    state = ground.node.state
     ballast = state / "ballast"
     ground.until_delivered(ground.send())
     with ground.associate() as inside:
@@ -72,7 +73,7 @@ def _refused(ground: Ground) -> None:
                 one.release()
         except Rejected as rejected:
             if rejected.code != CONGESTION:
-                raise Wrong(f"short of disk an association was rejected {rejected}, not 2/3/1") from None
+                raise Wrong(f"short of disk: {rejected}, not 2/3/1") from None
             return True
         return False
 

@@ -80,7 +80,7 @@ class Ground:
         except Ended as ended:
             raise Wrong(f"an association was not served to its end: {ended}") from None
         except Rejected as rejected:
-            raise Wrong(f"an association was rejected: {rejected}") from None
+            raise Wrong(str(rejected)) from None
         return uids
 
     def until_taken(self, picture: Picture) -> float:

@@ -50,7 +50,7 @@ class Rejected(Exception):
     """A-ASSOCIATE-RJ: result, source, reason."""
 
     def __init__(self, result: int, source: int, reason: int) -> None:
-        super().__init__(f"{result}/{source}/{reason}")
+        super().__init__(f"an association was rejected: {result}/{source}/{reason}")
         self.code = result, source, reason
 
 

@@ -357,7 +357,7 @@ def test_table_and_json() -> None:
     bad = Outcome(DRILLS[1].name, DRILLS[1].did, False, None, 61.2, "it was lost", "x/node.log")
     console = Console(width=160)
     with console.capture() as printed:
-        console.print(table(DRILLS, [good, bad], running=True))
+        console.print(table(DRILLS, [good, bad], [one.name for one in DRILLS[:3]]))
     lines = printed.get().splitlines()
     assert all(any(one.did in line for line in lines) for one in DRILLS)
     words = ["pass", "FAIL", "running"]
