@@ -150,6 +150,7 @@ class Course:
             ground.configure(disk.MARKS)
         try:
             ground.node.start()
+            ground.node.until_ready()
         except Wrong as wrong:
             self._broken = f"a new node does not start: {wrong}"
             raise

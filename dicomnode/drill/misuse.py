@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -142,11 +141,9 @@ def _in_sight(ground: Ground, uid: str, state: str, mood: str) -> None:
 def storm(ground: Ground) -> float:
     """The same instance from several senders at once, again and again."""
     picture = draw()
-    together = threading.Barrier(_SENDERS)
 
     def sends() -> None:
         with ground.associate() as association:
-            together.wait(30)
             for _ in range(_TIMES):
                 if status := ground.store(association, picture):
                     raise Wrong(f"a duplicate was answered 0x{status:04X}")

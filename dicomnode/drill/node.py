@@ -84,6 +84,10 @@ class Node:
         self.until(lambda: self._answers(refusing=refusing), "the node does not answer a C-ECHO")
         return time.monotonic() - started
 
+    def until_ready(self) -> None:
+        """Wait until every process has said that it is ready."""
+        self.until(lambda: self.events("node_ready"), "not all processes of the node are ready")
+
     def until(self, claim: Callable[[], T], what: str, patience_s: float | None = None, tick_s: float = _TICK_S) -> T:
         """As `until`, with this node's patience unless told otherwise; a supervisor that has ended is not waited for."""
 
