@@ -29,6 +29,7 @@ COMMANDS = MappingProxyType({
     "send": ("dicomnode.commands.roles", "send"),
     "keep": ("dicomnode.commands.roles", "keep"),
     "queue": ("dicomnode.commands.queue", "app"),
+    "where": ("dicomnode.commands.where", "where"),
     "echo": ("dicomnode.commands.echo", "echo"),
     "run": ("dicomnode.commands.files", "run"),
     "route": ("dicomnode.commands.files", "route"),

@@ -9,14 +9,14 @@ fsync of the tree is in `disk`. docs/durability.md argues the order of its write
 
 from __future__ import annotations
 
-from dicomnode.spool.folders import NodeIdentity
+from dicomnode.spool.folders import NodeIdentity, read_identity
 from dicomnode.spool.names import FOLDERS, hour_of, new_id
 from dicomnode.spool.promise import Promise
 from dicomnode.spool.receipts import Receipts
 from dicomnode.spool.room import Room
 from dicomnode.spool.shelf import Kept
 
-__all__ = ["FOLDERS", "Kept", "NodeIdentity", "Spool", "hour_of", "new_id"]
+__all__ = ["FOLDERS", "Kept", "NodeIdentity", "Spool", "hour_of", "new_id", "read_identity"]
 
 
 class Spool(Promise, Receipts, Room):

@@ -57,11 +57,7 @@ class Folders:
         path = self.state_dir / "node.json"
         if not path.exists():
             self._make_identity(path)
-        try:
-            kept = json.loads(path.read_bytes())
-            return NodeIdentity(str(kept["node_id"]), bytes.fromhex(kept["key"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadSetting(f"{path}: cannot be read ({type(error).__name__}); restore it from a backup") from None
+        return read_identity(self.state_dir)
 
     def _make_identity(self, path: Path) -> None:
         text = json.dumps({"node_id": secrets.token_hex(16), "key": secrets.token_hex(32)})
@@ -94,6 +90,18 @@ class Folders:
                 raise BadSetting(f"node.state_dir: {folder} is on another file system than {self.root}; rename needs one")
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise BadSetting(f"node.state_dir: {folder} cannot be written by this user")
+
+
+def read_identity(state_dir: Path) -> NodeIdentity:
+    """Give the identity of a node that has run; nothing is made."""
+    path = state_dir / "node.json"
+    try:
+        kept = json.loads(path.read_bytes())
+        return NodeIdentity(str(kept["node_id"]), bytes.fromhex(kept["key"]))
+    except PermissionError:
+        raise BadSetting(f"{path}: cannot be read by this user; run this as the node's own (sudo -u)") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadSetting(f"{path}: cannot be read ({type(error).__name__}); restore it from a backup") from None
 
 
 def _unmade(what: str, error: OSError) -> DicomNodeError:

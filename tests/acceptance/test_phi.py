@@ -121,9 +121,19 @@ def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Pa
                 wait_for(arrived, 120, lambda: f"results arrive; {node.counts()} {node.tail()}")
             table = node.command("queue", "list").stdout + node.command("queue").stdout
             shown = node.command("queue", "show", str(sources[0].SOPInstanceUID)).stdout
+            # Asked for as people paste it, and told by everything but itself.
+            for form in ("--json", "--limit=2"):
+                told = node.command("where", f" {MARKS['AccessionNumber'].lower()} ", form).stdout
+                assert "Accession Number" in told
+                assert "delivered" in told
+                shown += told
+            shown += node.command("queue", "verify").stdout
         found = breaches(node.log_path.read_bytes(), "the log")
         found += breaches(table.encode() + shown.encode(), "dicomnode queue")
-        for path in node.state.glob("queue.sqlite*"):
+        # Everything that the node keeps beside the images and results themselves.
+        kept = [path for path in node.state.rglob("*") if path.is_file() and "spool" not in path.parts]
+        assert {"queue.sqlite", "node.json"} <= {path.name for path in kept}
+        for path in kept:
             found += breaches(path.read_bytes(), path.name)
         for path in [*node.state.rglob("*"), *outside.folder.iterdir()]:
             found += breaches(path.name.encode(), "a file name")
