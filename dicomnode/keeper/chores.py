@@ -87,7 +87,7 @@ class Chores:
                 if freed is not None:
                     gone.append(location)
                     size += freed
-            self._spool.sync_removed(gone)
+            self._spool.sync_entries(gone)
             self._queue.removed(gone)
             removed += len(gone)
         if removed:

@@ -2,8 +2,8 @@
 
 **Way** `Intake.one` reads the header of one file and adds its row; `Intake.scan` does so for every file in incoming or
 quarantine that has none. A file whose header cannot be read moves to quarantine first and gets its row then: cut between
-the two, the next scan finds a file in quarantine without a row and ends the work. Doing anything twice changes nothing,
-and only the keeper does it.
+the two, the next scan finds a file in quarantine without a row and ends the work. A row is made of a file whose name is surely
+on disk. Doing anything twice changes nothing, and only the keeper does it.
 
 **Fails** `QueueUnavailable` ends a pass, to be tried again; a file that cannot be read for now (an error of the disk) is
 passed over and raised at the end of the pass, when all others have their rows.
@@ -47,6 +47,12 @@ class Intake:
 
     def one(self, location: str) -> InstanceState | None:
         """Make the row of one file; None when it has one or is gone."""
+        # Seen between the acceptor's rename and its fsync, the file may be gone after a cut of power; its row would stay.
+        self._spool.sync_entries([location])
+        return self._row(location)
+
+    def _row(self, location: str) -> InstanceState | None:
+        """As `one`, of a file that is surely on disk."""
         instance_id = location.rpartition("/")[2].removesuffix(".dcm")
         try:
             with self._spool.open(location) as stream:
@@ -95,7 +101,7 @@ class Intake:
         made, fault = 0, None
         for kept in self._missing():
             try:
-                made += self.one(kept.location) is not None
+                made += self._row(kept.location) is not None
                 notify.alive()
             except (OSError, StoreFailed) as error:
                 fault = fault or error
@@ -119,12 +125,13 @@ class Intake:
             missing = sorted(listed.keys() - known)
             if not missing and changed < time.time() - _SETTLED_S:
                 self._settled[name] = changed
+            self._spool.sync_entries(listed[instance_id].location for instance_id in missing)
             for instance_id in missing:
                 yield listed[instance_id]
         # Few, and a row may have been taken away here to have its file read again: the queue is asked each time.
-        for kept in sorted(self._spool.quarantined(), key=lambda kept: kept.instance_id):
-            if not self._queue.known(kept.instance_id):
-                yield kept
+        aside = [kept for kept in self._spool.quarantined() if not self._queue.known(kept.instance_id)]
+        self._spool.sync_entries(kept.location for kept in aside)
+        yield from sorted(aside, key=lambda kept: kept.instance_id)
 
 
 def _tell(instance: Instance, state: InstanceState) -> None:

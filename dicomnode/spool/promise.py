@@ -123,11 +123,13 @@ class Promise(Shelf):
         target = self.root / "quarantine" / source.name
         if source == target:
             return location
+        # A rename is two changes of two folders, and a cut of power may keep either: so the new name is made sure first.
         try:
-            source.rename(target)
+            with contextlib.suppress(FileExistsError):  # a cut has left both names
+                os.link(source, target, follow_symlinks=False)
         except FileNotFoundError:
             raise FileMissing(f"{location} is not in the spool") from None
-        # The new entry first: a cut between the two may show the file twice, never not at all.
         sync_directory(target.parent)
+        source.unlink(missing_ok=True)
         sync_directory(source.parent)
         return f"quarantine/{source.name}"

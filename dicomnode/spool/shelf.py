@@ -1,7 +1,7 @@
 """What lies in the spool: opening, listing, removing, sweeping.
 
 **Way** Listing gives files whose names are ours; what is strange is named by `Shelf.strangers` and left alone. `Shelf.remove`
-takes a file away, `Shelf.sync_removed` makes sure that what was taken away does not come back after a cut of power.
+takes a file away, `Shelf.sync_entries` makes sure that what came or went has come or gone after a cut of power too.
 
 **Fails** A location without a file is `FileMissing`; what the system does not let us read is `StoreFailed`, also in the midst
 of a file.
@@ -85,8 +85,8 @@ class Shelf(Folders):
             return 0
         return status.st_size
 
-    def sync_removed(self, locations: Iterable[str]) -> None:
-        """Return when the removal of these files is on disk: a row that says gone must not be wrong after a cut of power."""
+    def sync_entries(self, locations: Iterable[str]) -> None:
+        """Return when it is on disk that these files are there, or are not: no row may say what a cut of power undoes."""
         for folder in {self.path(location).parent for location in locations if LOCATION.fullmatch(location)}:
             with contextlib.suppress(FileNotFoundError):  # the folder of an hour that is gone itself
                 sync_directory(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -261,3 +262,17 @@ def test_shipped_router_on_films(shared_data):
             total += 1
     assert total == 420
     assert right / total > 0.9
+
+
+def test_nothing_is_reported_to_the_maker_of_the_runtime(tmp_path):
+    """The runtime would queue its telemetry below the home directory and send it."""
+    code = (
+        "import sys; from pathlib import Path; from dicomnode.stages.infer import open_models; "
+        "print(len(dict(open_models(Path(sys.argv[1]), provider='cpu', threads=1))))"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    line = [sys.executable, "-c", code, str(SHIPPED)]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
+    assert int(done.stdout) > 0
+    assert list(tmp_path.rglob("*")) == []

@@ -351,8 +351,8 @@ def test_a_file_is_gone_from_the_disk_before_its_row_says_so(
     location = receive(spool)
     worked(queue, dataclasses.replace(instance(), location=location))
     steps: list[str] = []
-    synced, noted = spool.sync_removed, queue.removed
-    monkeypatch.setattr(spool, "sync_removed", lambda gone: (steps.append(f"sync {gone}"), synced(gone)))
+    synced, noted = spool.sync_entries, queue.removed
+    monkeypatch.setattr(spool, "sync_entries", lambda gone: (steps.append(f"sync {gone}"), synced(gone)))
     monkeypatch.setattr(queue, "removed", lambda gone: (steps.append(f"note {gone}"), noted(gone)))
     chores.retention(NOW + HOUR * 99)
     assert steps == [f"sync {[location]}", f"note {[location]}"]
