@@ -26,6 +26,7 @@ from dicomnode.kitting import load_models, models_dir
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
+from dicomnode.spool.folders import OPEN_TO_OTHERS, open_to_others
 from dicomnode.spool.room import free_bytes, held_bytes, intake_bytes
 
 #: File systems that do not keep the order of rename and fsync, as /proc/self/mountinfo names them.
@@ -170,6 +171,8 @@ def _state(settings: Settings) -> Answers:
     parts = [part for part in (path, path / "spool", *(path / "spool").glob("*")) if part.is_dir()]
     if not os.access(base, os.W_OK | os.X_OK):
         yield Answer("state", "fault", f"node.state_dir: {base} cannot be written by this account")
+    elif path.exists() and open_to_others(path):
+        yield Answer("state", "fault", f"node.state_dir: {path} {OPEN_TO_OTHERS}")
     elif kind in _NETWORK:
         yield Answer("state", "fault", f"node.state_dir: {base} is on {kind}; only local file systems keep what is promised")
     elif len({part.stat().st_dev for part in parts}) > 1:

@@ -4,7 +4,7 @@
 calls `ready` once, `alive` at each step of real progress (it is cheap: at most one message a second leaves), `watchdog_s` when
 the time that a step may take changes. Where several threads work, `Together` speaks only when all of them got on.
 
-**Fails** Never: a sign that cannot be sent is lost, and no role ends for it.
+**Fails** Never: a sign that cannot be sent is lost, and no role ends for it; what must not be lost waits up to 2 s first.
 
 **Standard** sd_notify(3), the watchdog of systemd.service(5).
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 
@@ -24,6 +25,8 @@ import time
 DESCRIPTOR = "DICOMNODE_NOTIFY_FD"
 #: `alive` sends at most this often, seconds.
 _APART_S = 1.0
+#: What must not be lost waits so long for a reader that is behind (struct timeval): 2 s.
+_WAIT = struct.pack("@ll", 2, 0)
 
 
 class _Line:
@@ -37,17 +40,18 @@ class _Line:
         self._watchdog_s: float | None = None
         self._alive_at = -_APART_S
 
-    def send(self, *words: str) -> None:
+    def send(self, *words: str, wait: bool = False) -> None:
         with self._lock:
             self._find()
             if self._socket is None:
                 return
             with contextlib.suppress(OSError):  # full, or nobody listens any more
                 data = "\n".join(words).encode()
+                flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
                 if self._to is None:
-                    self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self._socket.send(data, flags)
                 else:
-                    self._socket.sendto(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, self._to)
+                    self._socket.sendto(data, flags, self._to)
 
     def alive(self) -> None:
         now = time.monotonic()
@@ -75,6 +79,9 @@ class _Line:
             elif named.startswith(("/", "@")):
                 self._to = "\0" + named[1:] if named.startswith("@") else named
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            if self._socket is not None:
+                self._socket.setblocking(True)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _WAIT)
 
 
 _line = _Line()
@@ -82,7 +89,7 @@ _line = _Line()
 
 def ready() -> None:
     """Say that the start, or a reload, is through."""
-    _line.send("READY=1")
+    _line.send("READY=1", wait=True)
 
 
 def alive() -> None:
@@ -92,17 +99,17 @@ def alive() -> None:
 
 def watchdog_s(seconds: float) -> None:
     """Say how long it may take from now on until the next `alive`, before this process counts as stuck."""
-    _line.send(f"WATCHDOG_USEC={round(seconds * 1e6)}")
+    _line.send(f"WATCHDOG_USEC={round(seconds * 1e6)}", wait=True)
 
 
 def stopping() -> None:
     """Say that this process is ending."""
-    _line.send("STOPPING=1")
+    _line.send("STOPPING=1", wait=True)
 
 
 def reloading() -> None:
     """Say that the configuration is read anew; `ready` ends it."""
-    _line.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    _line.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", wait=True)
 
 
 def extend_s(seconds: float) -> None:

@@ -25,7 +25,9 @@ from dicomnode.spool import Spool
 
 def _run(settings: Settings, name: str, find: Callable[[], Role]) -> None:
     stop = SignalStop().on_signals()
-    _start_log(settings, name)
+    spool = Spool(settings.node.state_dir)
+    spool.check()
+    log.configure(settings.log, name, spool.identity().key)
     raise typer.Exit(find()(settings, stop))
 
 
@@ -34,10 +36,6 @@ def _role(config: Path, name: str, find: Callable[[], Role]) -> None:
     bind_to_supervisor()
     faulthandler.enable()  # a stuck process is ended by SIGABRT: where it hangs goes to stderr, frames without values
     _run(handed() or load(config), name, find)
-
-
-def _start_log(settings: Settings, name: str) -> None:
-    log.configure(settings.log, name, Spool(settings.node.state_dir).identity().key)
 
 
 def serve(

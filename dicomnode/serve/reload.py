@@ -133,7 +133,8 @@ class Reload:
             for place in places[count:]:
                 self._remove(place)
             tree.places.extend(Place(role, old) for _ in range(count - len(places)))
-        while not tree.all_ready():
+        give_up = tree.now + START_S
+        while not tree.all_ready() and tree.now < give_up:
             yield
 
     def _remove(self, place: Place) -> None:

@@ -30,6 +30,9 @@ class NodeIdentity:
     #: Secret of tokens and pseudonyms, 32 bytes.
     key: bytes
 
+#: What is said of a state directory that has patient data and is not closed.
+OPEN_TO_OTHERS = "is open to every account of this machine and holds patient data: chmod o= it"
+
 
 class Folders:
     """The folders below ``<state_dir>/spool`` and what lies beside them."""
@@ -76,13 +79,15 @@ class Folders:
             raise _unmade(f"{path}: cannot be written", error) from None
 
     def check(self) -> None:
-        """See that the folders are on one file system and can be written.
+        """See that the folders are on one file system and can be written, and that nobody else can look into them.
 
         Raises
         ------
         BadSetting
             Names the folder.
         """
+        if open_to_others(self.state_dir):
+            raise BadSetting(f"node.state_dir: {self.state_dir} {OPEN_TO_OTHERS}")
         device = self.root.stat().st_dev
         for name in FOLDERS:
             folder = self.root / name
@@ -102,6 +107,11 @@ def read_identity(state_dir: Path) -> NodeIdentity:
         raise BadSetting(f"{path}: cannot be read by this user; run this as the node's own (sudo -u)") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadSetting(f"{path}: cannot be read ({type(error).__name__}); restore it from a backup") from None
+
+
+def open_to_others(state_dir: Path) -> bool:
+    """Say whether accounts that are neither its owner nor of its group can read, change or enter the state directory."""
+    return bool(state_dir.stat().st_mode & 0o007)
 
 
 def _unmade(what: str, error: OSError) -> DicomNodeError:

@@ -199,6 +199,17 @@ def test_a_state_dir_that_cannot_be_made_refuses_to_start(node: Node, tmp_path: 
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("role", ["serve", "accept", "keep"])
+def test_a_state_dir_that_others_can_read_refuses_to_start(node: Node, role: str) -> None:
+    """Exit 78 and the command that mends it."""
+    node.state.mkdir()
+    node.state.chmod(0o755)
+    done = node.command(role, check=False)
+    assert done.returncode == 78, done.stderr
+    assert f"{node.state} is open to every account" in done.stderr
+    assert "chmod o=" in done.stderr
+
+
 @needs_models
 def test_a_model_that_is_missing_stops_the_node(node: Node, tmp_path: Path) -> None:
     """A worker that cannot be built never starts, so the tree ends with 78 and leaves nobody behind."""

@@ -162,6 +162,16 @@ def test_port_of_this_node_is_fine(config: Path, tmp_path: Path) -> None:
         assert answers(config)["port"] == Answer("port", "ok", f"{load(config).node.port}, in use by this node")
 
 
+def test_a_state_directory_that_others_can_read_is_a_fault(config: Path, tmp_path: Path) -> None:
+    """It holds patient data: serve does not start on it, and check says so before."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(0o755)
+    assert answers(config)["state"].outcome == "fault"
+    assert "chmod o=" in answers(config)["state"].detail
+    (tmp_path / "state").chmod(0o750)
+    assert answers(config)["state"].outcome == "ok"
+
+
 def test_network_file_system_is_a_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state directory on NFS is refused: it does not keep what is promised."""
     monkeypatch.setattr(looks, "file_system", lambda _path: "nfs4")

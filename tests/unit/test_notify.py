@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,10 +99,22 @@ def test_nobody_there_is_no_fault(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("line")
 def test_a_full_socket_does_not_block(systemd: socket.socket) -> None:
-    """A reader that has stopped reading never holds a role up."""
+    """A reader that has stopped reading never holds a role up, and a READY that comes to a full socket is not lost."""
     for _ in range(2000):
-        notify.ready()
-    assert systemd.recv(999) == b"READY=1"
+        notify.status("here")
+    reader = threading.Timer(0.3, systemd.recv, (999,))
+    reader.start()
+    notify.ready()
+    reader.join()
+    said = []
+    while not said or said[-1] != b"READY=1":
+        said.append(systemd.recv(999))
+    assert set(said) == {b"STATUS=here", b"READY=1"}
+    for _ in range(2000):
+        notify.status("here")
+    started = time.monotonic()
+    notify.ready()
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(("microseconds", "pid", "seconds"), [

@@ -407,6 +407,16 @@ def test_check_finds_a_folder_that_cannot_be_written(spool: Spool, monkeypatch: 
         spool.check()
 
 
+@pytest.mark.parametrize("mode", [0o751, 0o754, 0o752])
+def test_check_finds_a_state_dir_that_others_can_enter(spool: Spool, mode: int) -> None:
+    """A node does not start on it; the message says what to do."""
+    spool.state_dir.chmod(mode)
+    with pytest.raises(BadSetting, match="chmod o="):
+        spool.check()
+    spool.state_dir.chmod(0o750)
+    spool.check()
+
+
 def test_a_state_dir_that_cannot_be_made_is_a_bad_setting(tmp_path: Path) -> None:
     """A file in the way is named."""
     (tmp_path / "state").write_text("")
