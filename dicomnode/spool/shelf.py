@@ -131,12 +131,11 @@ class Shelf(Folders):
         """Name what is in the spool's folders and cannot be ours; such files are left alone."""
         found = []
         for folder in FOLDERS[1:]:
-            for path in sorted((self.root / folder).rglob("*")):
-                name = path.relative_to(self.root).as_posix()
-                hour = folder == "incoming" and path.is_dir() and HOUR.fullmatch(path.name)
-                if not hour and LOCATION.fullmatch(name) is None:
-                    found.append(name)
-        return tuple(found)
+            for top, folders, files in os.walk(self.root / folder):
+                below = Path(top).relative_to(self.root).as_posix()
+                found += [f"{below}/{name}" for name in folders if folder != "incoming" or not HOUR.fullmatch(name)]
+                found += [name for name in (f"{below}/{file}" for file in files) if LOCATION.fullmatch(name) is None]
+        return tuple(sorted(found))
 
     def _files(self, folder: str, name: re.Pattern[str]) -> Iterator[Kept]:
         try:
