@@ -10,6 +10,7 @@ comes from the error tree, by the reason that stands on the row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from dicomnode.errors import DicomNodeError, DiedThrice
 from dicomnode.keeper.ledger import deliveries_of
@@ -17,7 +18,7 @@ from dicomnode.settings import Peer
 
 Event = Mapping[str, object]
 #: (state, reason, since) of a destination.
-Lane = Callable[[str], tuple[str, str, object]]
+Lane = Callable[[str], tuple[str, str, datetime | None]]
 
 #: (old, new) → what happened to the instance; None stands for any old state.
 _WORK: Mapping[tuple[str | None, str], str] = {
@@ -144,7 +145,8 @@ def _of_delivery(key: str, one: Event, peers: Mapping[str, Peer], lane: Lane) ->
             return told | {"what": "no such peer is configured any more", "who": "administrator"}
         if way != "up":
             waits = "is probed until it answers" if way == "down" else "refuses this node"
-            return told | {"what": f"the destination is {way} since {since} ({why}): it {waits}", "who": "administrator"}
+            told["destination_since"] = since.isoformat() if since else None
+            return told | {"what": f"the destination is {way} ({why}) and {waits}", "who": "administrator"}
     return told
 
 

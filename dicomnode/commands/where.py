@@ -45,6 +45,7 @@ _FACTS = (
     "instance_id", "state", "reason", "sop_instance_uid", "series_instance_uid", "study_instance_uid", "modality", "calling_ae",
     "called_ae", "address", "received_at", "size_bytes", "body_part", "rule", "model", "finding", "urgent",
 )
+_MOMENTS = {"destination_since": "so since", "due_at": "next try not before"}
 _COLOURS = {"nobody": "green", "reviewer": "yellow", "administrator": "red", "developer": "red"}
 
 
@@ -120,7 +121,11 @@ def _print_found(found: list[tuple[Name, Traced]]) -> None:
 def _print_story(whole: dict[str, object]) -> None:
     console = wide_console()
     console.print()
-    console.rule(f"{whole['instance_id']}  {whole['modality']}", align="left", style="bold")
+    title = f"{whole['instance_id']}  {whole['modality']}".rstrip()
+    if console.is_terminal:
+        console.rule(title, align="left", style="bold")
+    else:
+        console.print(title)
     console.print(f"SOP Instance UID {whole['sop_instance_uid']}  in the log {whole['log_token']}")
     console.print(f"file {whole['file'] or 'removed after its retention'}")
     timeline = bare_table("when", "what", "output", "by", "why")
@@ -164,12 +169,11 @@ def _by(by: object) -> str:
 
 
 def _add_now(table: Table, one: dict[str, object]) -> None:
-    what = " ".join(str(one[name]) for name in ("what", "reason", "status", "acts") if one.get(name))
-    if one.get("due_at"):
-        what += f" due {local(one['due_at'])}"
+    parts = [str(one[name]) for name in ("what", "reason", "status", "acts") if one.get(name)]
+    parts += [f"{word} {local(one[name])}" for name, word in _MOMENTS.items() if one.get(name)]
     state = f"{one['state']}{', urgent' * bool(one.get('urgent'))} since {local(one['since'])}"
     table.add_row(
-        "instance" if one["of"] == "instance" else _to(one["of"], one), state, str(one["who"]), what,
+        "instance" if one["of"] == "instance" else _to(one["of"], one), state, str(one["who"]), "; ".join(parts),
         style=_COLOURS.get(str(one["who"])),
     )
 
