@@ -69,8 +69,11 @@ def lines(pages: Sequence[Page], words: Sequence[Word], telling: Callable[[str],
     """
     found: list[list[Box]] = []
     for number, page in enumerate(pages):
+        own = [word for word in words if word.page == number and word.confidence >= 0]
+        if not own:
+            continue
         glyphs = _glyphs(page.ink)
-        boxes = [_grow(_scaled(word, page), glyphs) for word in words if word.page == number and word.confidence >= 0]
+        boxes = [_grow(_scaled(word, page), glyphs) for word in own]
         boxes = [box for box in boxes if box.letters and 4 <= box.h <= 120]
         seeds = {i for i, box in enumerate(boxes) if _sure(box, page) or (box.confidence >= 20 and telling(box.text))}
         found += [[boxes[i] for i in row] for row in _rows(boxes) if seeds & set(row)]

@@ -1,7 +1,7 @@
-"""Large multi-frame objects for whole-node tests and benchmarks, written to disk frame by frame, never whole in memory.
+"""Large multi-frame objects for tests and benchmarks, written to disk frame by frame, never whole in memory.
 
 **Way** `write_cine` gives a moving picture of soft shapes with a line of text burned in above it, of the kind and size that it
-is asked for. Frames differ in every value of the picture and not in the text; each depends on its number only.
+is asked for. Frames differ in the picture and not in the text; each depends on its number only.
 """
 
 from __future__ import annotations
@@ -57,6 +57,13 @@ class Kind:
     code: Callable[[Frame], bytes] | None = None
     #: Whether the offset table is filled.
     table: bool = False
+    #: Noise of the last bits, in which tesseract looks for text in each frame anew.
+    noise: bool = True
+
+    @property
+    def band(self) -> int:
+        """Rows at the top that hold the text, and nothing else."""
+        return self.rows // 8
 
     @property
     def native_bytes(self) -> int:
@@ -87,6 +94,9 @@ def _rle(frame: Frame) -> bytes:
 KINDS = {
     "grey8": Kind(str(MultiFrameGrayscaleByteSecondaryCaptureImageStorage), str(ExplicitVRLittleEndian), "OT", 1024, 1280),
     "grey16": Kind(str(XRayAngiographicImageStorage), str(ExplicitVRLittleEndian), "XA", 1024, 1024, 12),
+    "smooth": Kind(
+        str(XRayAngiographicImageStorage), str(ExplicitVRLittleEndian), "XA", 2048, 2048, 12, noise=False,
+    ),
     "colour": Kind(str(UltrasoundMultiFrameImageStorage), str(ExplicitVRLittleEndian), "US", 768, 1024, colour=True),
     "deflated": Kind(
         str(MultiFrameGrayscaleWordSecondaryCaptureImageStorage), str(DeflatedExplicitVRLittleEndian), "OT", 1024, 1024, 12,
@@ -107,7 +117,7 @@ def _picture(kind: Kind, ground: Frame, number: int) -> Frame:
     top = (1 << kind.bits) - 1
     moved = np.roll(ground, number * 3, axis=1) + (number % 7)
     grey = np.zeros((kind.rows, kind.cols), np.uint8 if kind.bits <= 8 else np.uint16)
-    band = kind.rows // 8
+    band = kind.band
     grey[band:] = moved[band:]
     mask = np.zeros(grey.shape, np.uint8)
     cv2.putText(mask, NAME.replace("^", " "), (20, band // 2), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2, cv2.LINE_8)
@@ -124,16 +134,19 @@ def _ground(kind: Kind) -> Frame:
     soft = cv2.GaussianBlur(cv2.resize(small, (kind.cols, kind.rows), interpolation=cv2.INTER_CUBIC), (0, 0), 25)
     soft = (soft - soft.min()) / (soft.max() - soft.min())
     top = (1 << kind.bits) - 1
-    noisy = top * (0.05 + 0.55 * soft) + random.normal(0, top / 200, soft.shape)
+    noisy = top * (0.05 + 0.55 * soft) + (random.normal(0, top / 200, soft.shape) if kind.noise else 0)
     return np.clip(noisy, 0, top * 0.7).astype(np.uint8 if kind.bits <= 8 else np.uint16)
 
 
-def write_cine(path: Path, name: str, size_bytes: int, tell: Callable[[int, int], object] = lambda *_: None) -> int:
-    """Write an object of kind ``name`` with about ``size_bytes`` of pixel data as stored; gives the number of frames."""
-    kind = KINDS[name]
+def frames_of(kind: Kind, size_bytes: int) -> int:
+    """How many frames make about so many bytes of pixel data as they are stored, before they are deflated; at least one."""
+    each = len(kind.code(_picture(kind, _ground(kind), 0))) if kind.code else kind.native_bytes
+    return max(1, size_bytes // each)
+
+
+def write_cine(path: Path, kind: Kind, frames: int, tell: Callable[[int, int], object] = lambda *_: None) -> None:
+    """Write an object of so many frames."""
     ground = _ground(kind)
-    each = len(kind.code(_picture(kind, ground, 0))) if kind.code else kind.native_bytes
-    frames = max(1, size_bytes // each)
     with path.open("wb") as file:
         ds = _header(kind, frames)
         file.write(_meta(ds, kind))
@@ -149,7 +162,6 @@ def write_cine(path: Path, name: str, size_bytes: int, tell: Callable[[int, int]
                 tell(number + 1, frames)
         if isinstance(body, _Squeezed):
             body.finish()
-    return frames
 
 
 def _encapsulated(file: BinaryIO, kind: Kind, ground: Frame, frames: int, tell: Callable[[int, int], object]) -> None:
