@@ -84,10 +84,22 @@ def queue(context: typer.Context, config: Config = None, as_json: Json = False) 
     if context.invoked_subcommand is not None:
         return
     try:
-        with _node(context, config) as (_, spool, opened):
-            print_summary(opened.counts(), spool, as_json=as_json)
+        with _node(context, config) as (settings, spool, opened):
+            counts = opened.counts()
+            print_summary({**counts, **_closed(settings, counts)}, spool, as_json=as_json)
     except _Nothing as nothing:
         typer.echo(str(nothing), err=True)
+
+
+def _closed(
+    settings: Settings, counts: Mapping[str, Mapping[str, Mapping[str, object]]],
+) -> dict[str, dict[str, Mapping[str, object]]]:
+    """What is counted for destinations that are outside of their windows now, and that they are."""
+    now = datetime.now().astimezone().time()
+    return {
+        f"to {name}": {**counts.get(f"to {name}", {}), "window closed": {"reason": ", ".join(peer.windows)}}
+        for name, peer in settings.peers.items() if not peer.sends_at(now)
+    }
 
 
 @app.command("list")

@@ -124,7 +124,8 @@ class Destination:
         )
         (self._pool if empty else self._urgent).extend(found)
         self._next_look = now + _URGENT_S
-        self._next_claim = 0.0 if found else now + IDLE_S
+        if empty:
+            self._next_claim = 0.0 if found else now + IDLE_S
         for delivery in found:
             self.remember((delivery.sop_class_uid, delivery.transfer_syntax_uid))
         if len(found) > 1:

@@ -237,3 +237,16 @@ def test_a_retry_asks_for_a_destination_that_is_down(tmp_path: Path) -> None:
         with Scripted(port=port).running(TAKES_CT):
             sending.queue.retry(str(sending.queue.rows()[0]["instance_id"]), datetime.now(UTC))
             wait_for(lambda: sending.states() == ["delivered"] * 2)
+
+
+def test_batches_follow_each_other(tmp_path: Path) -> None:
+    """While there is something to send a lane never waits for it, though what is urgent is looked for in between."""
+    sending = Sending(tmp_path, {"pacs": inside(free_port())})
+    for _ in range(20):
+        sending.add(CT, "pacs")
+    shared = destination.Destination("pacs", sending.settings, sending.queue, sending.owner)
+    for number in range(20):
+        time.sleep(0.021)
+        assert shared.take(0, linked=number > 0) is not None
+        shared.reached(0, linked=True)
+    assert shared.take(0, linked=True) is None

@@ -6,7 +6,7 @@ import dataclasses
 import getpass
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,20 @@ def test_the_summary_counts_states_and_destinations(settings: Settings, queue: S
     assert {"of": "instances", "state": "waiting", "count": 1, "bytes": 1000, "oldest": NOW.isoformat()} in found
     assert {"to": "pacs", "state": "ready", "count": 1, "urgent": 0, "oldest": NOW.isoformat()} in found
     assert {"to": "pacs", "lane": "down", "reason": "peer_unavailable", "since": NOW.isoformat()} in found
+
+
+def test_the_summary_says_which_window_is_closed(settings: Settings, queue: SqliteQueue) -> None:
+    """A destination outside of its windows is told with them; one inside is not."""
+    worked(queue, instance(1), [output()])
+    soon, later = (datetime.now().astimezone() + timedelta(hours=hours) for hours in (11, 12))
+    closed, always = f"{soon:%H:%M}-{later:%H:%M}", f"{later:%H:%M}-{soon:%H:%M}"
+    path = settings.directory / "peers" / "pacs.toml"
+    before = path.read_text()
+    path.write_text(f'{before}windows = ["{closed}"]\n')
+    assert {"to": "pacs", "state": "window closed", "reason": closed} in records(run(settings, "--json"))
+    assert closed in run(settings).stdout
+    path.write_text(f'{before}windows = ["{always}"]\n')
+    assert "window" not in run(settings).stdout
 
 
 def test_list_shows_what_is_asked_for(settings: Settings, queue: SqliteQueue) -> None:

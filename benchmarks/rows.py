@@ -1,6 +1,6 @@
 """What the queue costs: rows taken in, claimed, finished, sent and settled a second, in an empty queue and in a long one.
 
-    python benchmarks/queue.py [--rows 100000] [--count 2000] [--folder /dev/shm]
+    python benchmarks/rows.py [--rows 100000] [--count 2000] [--folder /dev/shm]
 
 Each figure is that of one process; adding, finishing and settling wait for the disk, claiming does not.
 """
