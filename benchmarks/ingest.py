@@ -36,6 +36,7 @@ import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import Verification
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -149,6 +150,7 @@ def serve_pynetdicom(port: int, folder: Path) -> None:
     ae = AE(ae_title="DICOMNODE")
     ae.maximum_associations = 100
     ae.supported_contexts = AllStoragePresentationContexts
+    ae.add_supported_context(Verification)
     ae.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, store)])
 
 
