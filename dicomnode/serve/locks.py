@@ -3,7 +3,7 @@
 **Way** `take_locks` locks ``<state_dir>/serve.<role>.lock`` for the life of the process. So four masters with one role each run
 beside each other, as under systemd, and a second one of the same role does not start.
 
-**Fails** `BadSetting` names the state directory and the role.
+**Fails** `BadSetting` names the state directory and the role; a disk without room for a lock is `SpoolFull`.
 
 **Limits** Roles that are run alone (``dicomnode work``) take no lock.
 """
@@ -15,7 +15,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from dicomnode.errors import BadSetting
+from dicomnode.errors import BadSetting, SpoolFull
+from dicomnode.spool.disk import FULL
 
 
 def lock_path(state_dir: Path, role: str) -> Path:
@@ -30,6 +31,8 @@ def take_locks(state_dir: Path, roles: Iterable[str]) -> None:
     ------
     BadSetting
         Another process holds a lock, or it cannot be made.
+    SpoolFull
+        It cannot be made for lack of room.
     """
     for role in roles:
         path = lock_path(state_dir, role)
@@ -37,7 +40,8 @@ def take_locks(state_dir: Path, roles: Iterable[str]) -> None:
             state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            raise BadSetting(f"node.state_dir: {path} cannot be made ({error.strerror})") from None
+            kind = SpoolFull if error.errno in FULL else BadSetting
+            raise kind(f"node.state_dir: {path} cannot be made ({error.strerror})") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

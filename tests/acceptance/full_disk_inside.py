@@ -332,6 +332,9 @@ def test_processes_that_start_on_a_full_disk(tmp_path: Path) -> None:
     with storescp(tmp_path / "archive") as archive:
         node, disk = node_on(tmp_path, archive, 24 << 20)
         modality = Modality(node, tmp_path / "send")
+        disk.fill(pages=0, inodes=0)
+        assert node.command("serve", check=False).returncode == 1, "not 78, which nobody would start again"
+        disk.free()
         with node.running():
             assert modality.send()
             (worker, *_) = node.pids("work")

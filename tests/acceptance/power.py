@@ -6,8 +6,8 @@ folder what is *sure* (it was there when an fsync of that file or folder began w
 not, each name and each page by itself, so that a rename may show both names or none, and a file may stand there without its
 data. `Wire` finds the C-STORE answers in what went over the sockets.
 
-**Limits** What is written through mmap is not seen: SQLite's ``-shm``, which it makes anew, and ``seats``, which holds nothing
-that outlives the processes. A sync of a file is taken to make nothing else sure, as POSIX has it; real file systems do more.
+**Limits** What is written through mmap is not seen: SQLite's ``-shm``, which it makes anew. A sync of a file
+is taken to make nothing else sure, as POSIX has it; real file systems do more.
 """
 
 from __future__ import annotations
