@@ -86,8 +86,7 @@ def reload(ground: Ground) -> float:
             raise Wrong("a broken configuration changed the processes that run")
         ground.configure({"keep": {"summary_at": "06:59"}})
         started = time.monotonic()
-        node.signal(node.pid, signal.SIGHUP)
-        node.until(lambda: node.events("config_reloaded", since), "a good configuration is not taken")
+        node.reload()
         recovery = time.monotonic() - started
         for role, pids in before.items():
             node.until(

@@ -81,15 +81,20 @@ def _refused(ground: Ground) -> None:
 
 
 def marks(ground: Ground) -> float:
-    """The watermarks lie above what is free, and then below it again; the node is started anew in between."""
-    ground.node.stop()
+    """The marks lie above what is free, first the one for instances, then that for associations, and below it again."""
     free = _free(ground.root)
-    ground.configure({"scp": {"min_free_bytes": 4 * free, "reserve_bytes": 4 * free}})
+    ground.configure({"scp": {"min_free_bytes": 0, "reserve_bytes": 4 * free}})
+    ground.node.reload()
+    with ground.associate() as association:
+        if (status := ground.store(association, draw())) != OUT_OF_RESOURCES:
+            raise Wrong(f"below scp.reserve_bytes a C-STORE was answered 0x{status:04X}, not 0xA700")
+    ground.node.stop()  # a reload takes no configuration that would close the door
+    ground.configure({"scp": {"min_free_bytes": 4 * free}})
     ground.node.start(refusing=True)
+    ground.node.until_ready()
     _refused(ground)
     ground.configure()
-    ground.node.stop()
     started = time.monotonic()
-    ground.node.start()
+    ground.node.reload()
     ground.until_taken(draw())
     return time.monotonic() - started

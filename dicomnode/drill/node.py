@@ -61,6 +61,8 @@ class Node:
         self.config, self.state, self.port, self.ae_title, self.log = config, state, port, ae_title, log
         self.patience_s = patience_s
         self._process: subprocess.Popen[bytes] | None = None
+        #: Where the log ended at the last start.
+        self._started_at = 0
         self._queue: SqliteQueue | None = None
 
     # -- processes
@@ -77,6 +79,7 @@ class Node:
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
         environment |= {SUPERVISOR: str(os.getpid())}
         with self.log.open("ab") as out:
+            self._started_at = out.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dicomnode", "serve", "-c", str(self.config)], stdin=subprocess.DEVNULL, stdout=out,
                 stderr=subprocess.STDOUT, env=environment, start_new_session=True,
@@ -85,8 +88,14 @@ class Node:
         return time.monotonic() - started
 
     def until_ready(self) -> None:
-        """Wait until every process has said that it is ready."""
-        self.until(lambda: self.events("node_ready"), "not all processes of the node are ready")
+        """Wait until every process has said that it is ready, since the last start."""
+        self.until(lambda: self.events("node_ready", self._started_at), "not all processes of the node are ready")
+
+    def reload(self) -> None:
+        """SIGHUP, and wait until every process runs by the configuration as it is now."""
+        since = self.mark()
+        self.signal(self.pid, signal.SIGHUP)
+        self.until(lambda: self.events("config_reloaded", since), "a good configuration is not taken by SIGHUP")
 
     def until(self, claim: Callable[[], T], what: str, patience_s: float | None = None, tick_s: float = _TICK_S) -> T:
         """As `until`, with this node's patience unless told otherwise; a supervisor that has ended is not waited for."""
