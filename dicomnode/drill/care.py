@@ -21,6 +21,8 @@ from dicomnode.drill.pictures import Picture, draw
 #: From the stop of a worker in an instance to the end of the instance, seconds: the deadline of an instance in the
 #: drill's configuration, what the supervisor waits beyond, and a start.
 _LONGEST_S = 120.0
+#: Between two instances during a reload, seconds: it takes a while, and what was received is to be worked after it.
+_PAUSE_S = 1.0
 
 
 class Hung:
@@ -74,7 +76,7 @@ class Hung:
 def reload(ground: Ground) -> float:
     """SIGHUP with a broken configuration, then with a good one, while somebody sends all the time."""
     node = ground.node
-    with ground.stream() as stream:
+    with ground.stream(_PAUSE_S) as stream:
         before, since = {role: node.pids(role) for role in ROLES}, node.mark()
         path = node.config / "node.toml"
         good = path.read_text(encoding="utf-8")
