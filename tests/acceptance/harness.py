@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.peers import free_port, listens, wait_for
+from tests.peers import free_port, wait_for
 
 #: Keys of the log that a failed test shows.
 _TOLD = ("timestamp", "process", "event", "instance_id", "reason", "state", "error_type", "exit_code", "traceback")
@@ -61,12 +61,13 @@ class Node:
         return [json.loads(line) for line in self.command(*arguments, "--json").stdout.splitlines()]
 
     def start(self) -> None:
-        """Start ``serve`` and wait until the port is open."""
+        """Start ``serve`` and wait until somebody accepts: the port is open before that, and connections wait."""
+        before = len(self.events("acceptor_started")) if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*DICOMNODE, "serve", "-c", str(self.config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )
-        wait_for(lambda: listens(self.port), 60, lambda: f"the acceptor listens; {self.tail()}")
+        wait_for(lambda: len(self.events("acceptor_started")) > before, 120, lambda: f"an acceptor works; {self.tail()}", 0.2)
 
     def stop(self) -> int:
         """Ask the supervisor to drain and give its exit code."""
