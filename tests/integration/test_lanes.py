@@ -13,7 +13,7 @@ import pydicom
 import pytest
 
 from dicomnode import dimse
-from dicomnode.scu import destination
+from dicomnode.scu import destination, lane
 from dicomnode.settings import Peer
 from tests.integration.sending import CT, TAKES_CT, Sending, inside
 from tests.peers import Scripted, free_port, orthanc, storescp, wait_for
@@ -250,3 +250,17 @@ def test_batches_follow_each_other(tmp_path: Path) -> None:
         assert shared.take(0, linked=number > 0) is not None
         shared.reached(0, linked=True)
     assert shared.take(0, linked=True) is None
+
+
+def test_what_takes_too_long_at_the_end_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to stop while a C-STORE takes longer than the drain, the lane cuts it off and gives it back untried."""
+    monkeypatch.setattr(lane, "DRAIN_S", 0.2)
+    slow = Slow()
+    with Scripted(on_store=slow).running(TAKES_CT) as peer:
+        sending = Sending(tmp_path, {"pacs": inside(peer.port)}, timeout_s=60)
+        sending.add(CT, "pacs")
+        with sending.running():
+            assert slow.begun.wait(15)
+        assert (sending.states(), sending.deliveries()[0]["attempt"]) == (["ready"], 0)
+        slow.go_on.set()
+    assert not sending.events("defect")
