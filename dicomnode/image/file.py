@@ -94,7 +94,7 @@ class Inflated(io.RawIOBase):
     def _rewind(self) -> None:
         self._at = self._start
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._ready = b""
+        self._ready = memoryview(b"")  # a slice of it is no copy
         self._position = 0
 
     def readable(self) -> bool:
@@ -120,7 +120,7 @@ class Inflated(io.RawIOBase):
             if not data:
                 break
             try:
-                self._ready = self._inflate.decompress(data, _BUFFER_BYTES)
+                self._ready = memoryview(self._inflate.decompress(data, _BUFFER_BYTES))
             except zlib.error:
                 raise Undecodable("the deflated data set does not inflate") from None
         count = min(len(buffer), len(self._ready))
