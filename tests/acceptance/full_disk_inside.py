@@ -45,7 +45,7 @@ class Disk:
 
     def __init__(self, path: Path, size: int, inodes: int = 4000) -> None:
         path.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "tmpfs", path], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes},mode=0750", "tmpfs", path], check=True)
         self.path = path
         self._ballast = path / "ballast"
         self._files = path / "files"
