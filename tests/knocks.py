@@ -42,8 +42,7 @@ def knock(port: int, kind: str, timeout_s: float = 30) -> None:
             return
         if kind == "garbage":
             wire.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            while _some(wire):
-                pass
+            _some(wire)  # an A-ABORT, or the end
             return
         wire.sendall(associate_rq())
         _expect(wire, _ASSOCIATE_AC)
