@@ -1,4 +1,4 @@
-"""What is said before and after the C-STOREs: association request and its answer, release, abort.
+"""What a requestor says and hears before the first C-STORE: association request and its answer.
 
 **Way** `request` gives the bytes of an A-ASSOCIATE-RQ, `agreed` reads the answer. pynetdicom's PDU classes encode and decode;
 the socket is not seen here.
@@ -14,12 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    ImplementationClassUIDNotification,
-    ImplementationVersionNameNotification,
-    MaximumLengthNotification,
-)
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import build_context
 
 from dicomnode.errors import (
@@ -29,8 +24,9 @@ from dicomnode.errors import (
     NoPresentationContext,
     PeerUnavailable,
 )
-from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicomnode.settings import Peer
+from dicomnode.upper import pdus
+from dicomnode.upper.handshake import APPLICATION_CONTEXT, user_information
 
 #: SOP Class UID and transfer syntax UID.
 Context = tuple[str, str]
@@ -39,12 +35,6 @@ MAX_CONTEXTS = 128
 #: What the peer may send us in a PDU; its responses are far smaller.
 MAX_PDU_BYTES = 131072
 
-RQ, AC, RJ, DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(0x01, 0x08)
-RELEASE = bytes((RELEASE_RQ, 0, 0, 0, 0, 4, 0, 0, 0, 0))
-RELEASED = bytes((RELEASE_RP, 0, 0, 0, 0, 4, 0, 0, 0, 0))
-#: From the service-user, whose abort has no reason (PS3.8 Table 9-26).
-ABORTED = bytes((ABORT, 0, 0, 0, 0, 4, 0, 0, 0, 0))
-_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _PERMANENT = 1
 #: What every acceptance has before its items (PS3.8 Table 9-17).
 _FIXED_BYTES = 68
@@ -63,18 +53,13 @@ class Agreed:
 def request(calling_ae: str, peer: Peer, proposed: Sequence[Context]) -> bytes:
     """Give the request; the presentation context ids are 1, 3, 5, ... in the order of ``proposed``."""
     primitive = A_ASSOCIATE()
-    primitive.application_context_name = _APPLICATION_CONTEXT
+    primitive.application_context_name = APPLICATION_CONTEXT
     primitive.calling_ae_title, primitive.called_ae_title = calling_ae, peer.ae_title
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in proposed]
     for number, context in enumerate(contexts):
         context.context_id = 2 * number + 1
     primitive.presentation_context_definition_list = contexts
-    length, uid, version = (
-        MaximumLengthNotification(), ImplementationClassUIDNotification(), ImplementationVersionNameNotification(),
-    )
-    length.maximum_length_received = MAX_PDU_BYTES
-    uid.implementation_class_uid, version.implementation_version_name = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-    primitive.user_information = [length, uid, version]
+    primitive.user_information = user_information(MAX_PDU_BYTES)
     pdu = A_ASSOCIATE_RQ()
     pdu.from_primitive(primitive)
     return bytes(pdu.encode())
@@ -90,7 +75,7 @@ def agreed(kind: int, body: bytes, proposed: Sequence[Context]) -> Agreed:
     NoPresentationContext
         It accepted the association and none of the contexts.
     """
-    if kind != AC:
+    if kind != pdus.ASSOCIATE_AC:
         raise _failure(kind, body)
     if len(body) < _FIXED_BYTES:
         raise PeerUnavailable("the peer's acceptance is too short")
@@ -112,7 +97,7 @@ def agreed(kind: int, body: bytes, proposed: Sequence[Context]) -> Agreed:
 
 
 def _failure(kind: int, body: bytes) -> DicomNodeError:
-    if kind == RJ and len(body) >= 4:
+    if kind == pdus.ASSOCIATE_RJ and len(body) >= 4:
         text = f"result {body[1]}, source {body[2]}, reason {body[3]}"
         if body[1] == _PERMANENT:
             return AssociationRejected(f"the peer rejected the association for good: {text}")

@@ -34,7 +34,7 @@ from dicomnode.scu.handshake import Agreed, Context
 from dicomnode.scu.pace import FREE, Pace
 from dicomnode.scu.wire import Closed, Wire
 from dicomnode.settings import Peer
-from dicomnode.upper import command, pdata
+from dicomnode.upper import command, pdata, pdus
 
 #: The wait for a response grows with the data set: the peer may write it to its disk no faster than this.
 SLOWEST_BYTES_S = 250_000
@@ -95,7 +95,7 @@ class Link:
             wire.put([handshake.request(calling_ae, peer, proposed)])
             wire.flush(timeout_s)
             kind, body = wire.pdu(timeout_s)
-            if kind in (handshake.RJ, handshake.ABORT):
+            if kind in (pdus.ASSOCIATE_RJ, pdus.ABORT):
                 wire.close()  # nothing stands that could be aborted (PS3.8 Table 9-10, AE-4 and AA-3)
             agreed = handshake.agreed(kind, body, proposed)
         except Closed as error:
@@ -224,7 +224,7 @@ class Link:
     def _response(self, timeout_s: float) -> int | None:
         """Take one PDU; gives the status when it ended a response."""
         kind, body = self._wire.pdu(timeout_s)
-        if kind != handshake.DATA:
+        if kind != pdus.P_DATA_TF:
             self._other(kind, body)
             return None
         status = None
@@ -245,13 +245,13 @@ class Link:
 
     def _other(self, kind: int, body: bytes) -> None:
         """What is no data ends the association: a release is answered, an abort and anything else is not."""
-        if kind == handshake.RELEASE_RQ and self._wire.between:
-            self._wire.put([handshake.RELEASED])
+        if kind == pdus.RELEASE_RQ and self._wire.between:
+            self._wire.put([pdus.RELEASE_RP_PDU])
             with suppress(Closed):
                 self._wire.flush(0)
             self._end()
             raise Closed("the peer has released the association")
-        if kind == handshake.ABORT:
+        if kind == pdus.ABORT:
             self._end()
             raise Closed(f"the peer has aborted the association, source {body[2:3].hex()}, reason {body[3:4].hex()}")
         raise Closed("the peer says what does not belong here")
@@ -262,14 +262,14 @@ class Link:
         if not self.alive:
             return
         try:
-            self._wire.put([handshake.RELEASE])
+            self._wire.put([pdus.RELEASE_RQ_PDU])
             deadline = time.monotonic() + min(self._timeout_s, _RELEASE_S)
             self._wire.flush(self._timeout_s)
-            while (kind := self._wire.pdu(deadline - time.monotonic())[0]) in (handshake.DATA, handshake.RELEASE_RQ):
-                if kind == handshake.RELEASE_RQ:  # both at once: the requestor answers first (PS3.8 7.2.2.6)
-                    self._wire.put([handshake.RELEASED])
+            while (kind := self._wire.pdu(deadline - time.monotonic())[0]) in (pdus.P_DATA_TF, pdus.RELEASE_RQ):
+                if kind == pdus.RELEASE_RQ:  # both at once: the requestor answers first (PS3.8 7.2.2.6)
+                    self._wire.put([pdus.RELEASE_RP_PDU])
                     self._wire.flush(self._timeout_s)
-            if kind == handshake.RELEASE_RP:
+            if kind == pdus.RELEASE_RP:
                 self._end()
         except Closed:
             pass
@@ -308,7 +308,7 @@ def _abort(wire: Wire) -> None:
     wire.tick = lambda: None
     wire.said.clear()
     if wire.between and not wire.closed:
-        wire.put([handshake.ABORTED])
+        wire.put([pdus.abort()])
         with suppress(Closed):
             wire.flush(0)
     wire.close()

@@ -33,7 +33,8 @@ from dicomnode.upper.pdus import ASSOCIATE_RQ
 
 #: Of any PDU before the association is accepted: 128 contexts with every transfer syntax of the standard stay below.
 ASSOCIATE_MAX_BYTES = 256 << 10
-_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+#: The one there is (PS3.7 Annex A.2.1).
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 _CALLED, _CALLING, _FIXED_BYTES = slice(4, 20), slice(20, 36), 68
 
 _config.LOG_HANDLER_LEVEL = "none"  # it would decode and print every PDU
@@ -79,19 +80,24 @@ def negotiate(request: Request, supported: Sequence[PresentationContext]) -> lis
 def acceptance(calling_ae: str, called_ae: str, results: Sequence[PresentationContext], max_pdu_bytes: int) -> bytes:
     """Give the A-ASSOCIATE-AC; ``max_pdu_bytes`` is the longest P-DATA-TF PDU that we take."""
     primitive: Any = A_ASSOCIATE()
-    primitive.application_context_name = _APPLICATION_CONTEXT
+    primitive.application_context_name = APPLICATION_CONTEXT
     primitive.calling_ae_title, primitive.called_ae_title = calling_ae, called_ae
     primitive.result, primitive.result_source = 0, 1
     primitive.presentation_context_definition_results_list = list(results)
+    primitive.user_information = user_information(max_pdu_bytes)
+    pdu = A_ASSOCIATE_AC()
+    pdu.from_primitive(primitive)
+    return bytes(pdu.encode())
+
+
+def user_information(max_pdu_bytes: int) -> list[Any]:
+    """Give what we say of ourselves in a request or an acceptance (PS3.7 Annex D.3.3): longest PDU, implementation."""
     length, uid, version = (
         MaximumLengthNotification(), ImplementationClassUIDNotification(), ImplementationVersionNameNotification(),
     )
     length.maximum_length_received = max_pdu_bytes
     uid.implementation_class_uid, version.implementation_version_name = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-    primitive.user_information = [length, uid, version]
-    pdu = A_ASSOCIATE_AC()
-    pdu.from_primitive(primitive)
-    return bytes(pdu.encode())
+    return [length, uid, version]
 
 
 def _text(value: bytes) -> str:
