@@ -298,6 +298,16 @@ def test_damage_further_in_is_taken(node: Node) -> None:
     assert [len(data_set(path)) for path in node.kept()] == [400]
 
 
+def test_uids_far_into_the_data_set(node: Node, tmp_path: Path) -> None:
+    """What stands before SOP Instance UID may be long: the file is looked at then, not only its beginning."""
+    ds = pydicom.dcmread(CT)
+    ds.ImageType = ["ORIGINAL", "PRIMARY", *["LONG_AND_LONGER"] * 1000]
+    source = tmp_path / "long.dcm"
+    ds.save_as(source)
+    assert _store(node, _store_request(source)) == dimse.SUCCESS
+    assert [data_set(path) for path in node.kept()] == [data_set(source)]
+
+
 def test_malformed_samples(node: Node, shared_data: Path) -> None:
     """No malformed file stops the acceptor; each is answered, and what is refused leaves nothing."""
     outcomes = []
