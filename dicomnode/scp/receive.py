@@ -33,7 +33,7 @@ _MESSAGES_MAX = 16
 #: The first bytes of a data set are kept to look at its UIDs: the file need not be read again.
 _FIRST_BYTES = 2048
 #: The kernel is asked to write this often, so that the fsync at the end of a large instance has little left to do.
-_WRITE_BACK_BYTES = 4 << 20
+_WRITE_BACK_BYTES = 1 << 20
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
