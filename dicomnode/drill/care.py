@@ -12,7 +12,6 @@ from datetime import datetime
 
 from dicomnode.drill import kills
 from dicomnode.drill.ground import Ground
-from dicomnode.drill.misuse import OTHERS_S
 from dicomnode.drill.modality import Association
 from dicomnode.drill.node import ROLES
 from dicomnode.drill.pdu import Wrong
@@ -23,6 +22,8 @@ from dicomnode.drill.pictures import Picture, draw
 _LONGEST_S = 120.0
 #: Between two instances during a reload, seconds: it takes a while, and what was received is to be worked after it.
 _PAUSE_S = 1.0
+#: A connection of a process that was replaced ends within this, seconds.
+_CUT_S = 5.0
 
 
 class Hung:
@@ -63,7 +64,7 @@ class Hung:
             )
         if self._half is not None:
             association, picture = self._half
-            if association.cut_off(OTHERS_S) == float("inf"):
+            if association.cut_off(_CUT_S) == float("inf"):
                 raise Wrong("the sender of half an instance was left hanging when its acceptor was replaced")
             association.close()
             ground.until_taken(picture)
@@ -89,11 +90,11 @@ def reload(ground: Ground) -> float:
         ground.configure({"keep": {"summary_at": "06:59"}})
         started = time.monotonic()
         node.reload()
-        recovery = time.monotonic() - started
+        ended = time.monotonic()
         for role, pids in before.items():
             node.until(
                 lambda role=role, pids=pids: not set(pids) & set(node.pids(role)),  # type: ignore[misc]
                 f"a process of `dicomnode {role}` still runs by the old configuration",
             )
-    stream.served(OTHERS_S)
-    return recovery
+    stream.served(started, ended)
+    return ended - started

@@ -95,7 +95,7 @@ class Course:
     def close(self) -> None:
         """End every process and thread at once."""
         while self._grounds:
-            self._grounds.pop().close()
+            self._leave(self._grounds[-1])
 
     def run(self, begin: Callable[[Drill], None]) -> Iterator[Outcome]:
         """Do them; ``begin`` is told of each before."""
@@ -160,6 +160,7 @@ class Course:
         if ground in self._grounds:
             self._grounds.remove(ground)
             ground.close()
+            tmpfs.unmount(ground.node.state)  # where there is none this does nothing
         if ground is self._shared:
             self._shared = None
 

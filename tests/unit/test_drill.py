@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from dicomnode.drill.archive import Archive
 from dicomnode.drill.command import table
 from dicomnode.drill.configuration import FIRST, SECOND, built_in, delivers, destinations, scratch
 from dicomnode.drill.course import DRILLS, Outcome
+from dicomnode.drill.ground import Stream
 from dicomnode.drill.modality import Association
 from dicomnode.drill.node import until
 from dicomnode.drill.pdu import Ended, Rejected, Wrong
@@ -193,6 +196,46 @@ def test_what_is_no_answer_is_told(sent: bytes) -> None:
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(Wrong):
             pdu.accepted_of(pdu.read(ours)[1])
+
+
+@pytest.mark.parametrize(
+    ("taken", "failures", "sentence"),
+    [
+        ([(1.0, 1.5)], [], ""),
+        ([(0.5, 1.5), (2.5, 3.5)], [], "no other sender was served"),
+        ([(1.0, 1.5)], ["an association was rejected: 2/3/1"], "2/3/1"),
+    ],
+)
+def test_whether_others_were_served(taken: list[tuple[float, float]], failures: list[str], sentence: str) -> None:
+    """Others are served when one instance was taken whole while somebody was slow, and none was refused."""
+    stream = Stream(None, 0)  # type: ignore[arg-type]
+    stream.taken, stream.failures = taken, failures
+    if not sentence:
+        stream.served(1, 3)
+        return
+    with pytest.raises(Wrong, match=sentence):
+        stream.served(1, 3)
+
+
+def test_mount_is_seen_by_nobody_else(tmp_path: Path) -> None:
+    """The small file system is the drill's alone, has the size that was asked for, and is gone when it is unmounted."""
+    code = (
+        "import os, sys; from pathlib import Path; from dicomnode.drill import tmpfs\n"
+        "folder = Path(sys.argv[1])\n"
+        "if not tmpfs.enter() or not tmpfs.mount(folder, 1 << 20): sys.exit(77)\n"
+        "(folder / 'inside').touch(); status = os.statvfs(folder); print(status.f_blocks * status.f_frsize, flush=True)\n"
+        "sys.stdin.readline(); tmpfs.unmount(folder); print(len(list(folder.iterdir())))\n"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        size = process.stdout.readline()
+        seen = list(tmp_path.iterdir())
+        rest, _ = process.communicate("go on\n") if size else ("", "")
+    if process.returncode == 77:
+        pytest.skip("neither root nor a user namespace here")
+    assert (size.strip(), seen, rest.strip()) == (str(1 << 20), [], "0")
 
 
 # -- the account
