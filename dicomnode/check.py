@@ -47,6 +47,8 @@ class Answer:
     detail: str
 
 
+#: Ports below this one need a privilege, or systemd's socket (ip_unprivileged_port_start).
+_UNPRIVILEGED = 1024
 #: Asks a peer by name and says what it answered; raises an error of ours when it did not.
 Echo = Callable[[str], str]
 Answers = Iterator[Answer]
@@ -138,6 +140,8 @@ def _port(settings: Settings) -> Answers:
         except OSError as error:
             if error.errno == errno.EADDRINUSE and _node_runs(node.state_dir):
                 yield Answer("port", "ok", f"{node.port}, in use by this node")
+            elif error.errno == errno.EACCES and node.port < _UNPRIVILEGED:
+                yield Answer("port", "warning", f"{node.port} needs a privilege, or systemd's dicomnode.socket, which opens it")
             else:
                 yield Answer("port", "fault", f"node.port: {node.bind} port {node.port}: {os.strerror(error.errno or 0)}")
             return

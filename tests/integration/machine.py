@@ -1,8 +1,8 @@
 """A machine of its own for tests: systemd as first process in namespaces, over this machine's files, which stay as they are.
 
 **Way** ``unshare`` gives namespaces of processes, mounts, network, host name and control groups; inside, an overlay on ``/``
-whose upper layer lies in memory becomes the root, and systemd starts there. The units, the account and the state directory
-are installed as systemd/README.md says; ``/opt/dicomnode/bin/dicomnode`` runs this source tree with this interpreter.
+whose upper layer lies in memory becomes the root, and systemd starts there. ``/opt/dicomnode/bin`` has ``dicomnode`` and
+``python``, which run this source tree with this interpreter, as if it were installed there.
 
 **Fails** `pytest.skip` where it cannot be: not root, no systemd, no control groups of version 2, namespaces forbidden.
 
@@ -57,20 +57,17 @@ ln -s pts/ptmx "$root/dev/ptmx"
 ln -s /proc/self/fd "$root/dev/fd"
 rm -rf "$root/opt/dicomnode" "$root/etc/dicomnode" "$root/var/lib/dicomnode" "$root/var/log/journal"
 mkdir -p "$root/opt/dicomnode/bin" "$root/opt/python" "$root/opt/site" "$root/opt/tree"
-mkdir -p "$root/etc/sysusers.d" "$root/etc/tmpfiles.d"
 mount --bind "$python" "$root/opt/python"
 mount --bind "$site" "$root/opt/site"
 mount --bind "$tree" "$root/opt/tree"
-cat >"$root/opt/dicomnode/bin/dicomnode" <<END
+for program in "python " "dicomnode -m dicomnode"; do
+    cat >"$root/opt/dicomnode/bin/${program%% *}" <<END
 #!/bin/sh
 export PYTHONHOME=/opt/python LD_LIBRARY_PATH=/opt/python/lib PYTHONPATH=/opt/tree:/opt/site
-exec /opt/python/bin/$name -m dicomnode "\$@"
+exec /opt/python/bin/$name ${program#* } "\$@"
 END
-chmod 755 "$root/opt/dicomnode/bin/dicomnode"
-units=$root/opt/tree/systemd
-install -m 0644 "$units/dicomnode.sysusers.conf" "$root/etc/sysusers.d/dicomnode.conf"
-install -m 0644 "$units/dicomnode.tmpfiles.conf" "$root/etc/tmpfiles.d/dicomnode.conf"
-install -m 0644 "$units"/dicomnode*.service "$units/dicomnode.socket" "$units/dicomnode.target" "$root/etc/systemd/system/"
+    chmod 755 "$root/opt/dicomnode/bin/${program%% *}"
+done
 for unit in systemd-sysctl.service systemd-modules-load.service systemd-remount-fs.service sys-kernel-debug.mount \
     sys-kernel-tracing.mount sys-fs-fuse-connections.mount dev-hugepages.mount; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
@@ -111,8 +108,7 @@ class Machine:
 
     def python(self, code: str) -> subprocess.CompletedProcess[str]:
         """Run lines of Python inside, as root, with this source tree and its tests."""
-        places = ("PYTHONHOME=/opt/python", "LD_LIBRARY_PATH=/opt/python/lib", "PYTHONPATH=/opt/tree:/opt/site")
-        return self.run("env", *places, "/opt/python/bin/python3", "-c", code)
+        return self.run("/opt/dicomnode/bin/python", "-c", code)
 
     def show(self, unit: str, key: str) -> str:
         """One property of a unit."""

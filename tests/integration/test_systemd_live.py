@@ -1,4 +1,4 @@
-"""The units under a systemd that runs them, in a machine of its own: start, walls, restart, reload, watchdog, restore."""
+"""The units under a systemd that runs them, in a machine of its own: install, walls, restart, reload, watchdog, restore."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.peers import STORESCP, STORESCU, need, wait_for
 ROLES = ("accept", "work", "send", "keep")
 SERVICES = tuple(f"dicomnode-{role}.service" for role in ROLES)
 README = (ROOT / "systemd" / "README.md").read_text()
+#: What the README calls `node`, without sudo, which not every machine has.
+_NODE = 'node() { setpriv --reuid=dicomnode --regid=dicomnode --clear-groups /opt/dicomnode/bin/dicomnode "$@"; }'
 #: Visits one after the other as long as a file is there; prints how many there were and what went wrong.
 _VISITORS = """
 import pathlib
@@ -49,12 +51,16 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine with the node installed and running, and an archive beside it."""
     need(STORESCP)
     with booted(tmp_path_factory.mktemp("machine")) as made:
+        # The README's own lines, from where the package is installed to where the units are enabled.
+        install = block("Install").replace("PACS@192.0.2.10:104", "ARCHIVE@127.0.0.1:11113")
+        install = install[install.index('cd "$(/opt'):install.index("systemctl daemon-reload")]
+        made.shell(f"{_NODE}\n{install}")
         made.shell(f"""
-            /opt/dicomnode/bin/dicomnode init /etc/dicomnode --forward ARCHIVE@127.0.0.1:11113
             sed -i 's/^open = false/open = true/' /etc/dicomnode/node.toml
             sed -Ei 's/^(min_free|reserve)_bytes = .*/\\1_bytes = 0/' /etc/dicomnode/node.toml
             mkdir /run/archive
             systemd-run --quiet --unit=archive --setenv=TCP_NODELAY=1 {STORESCP} -aet ARCHIVE -od /run/archive +xa 11113
+            systemctl daemon-reload
             systemctl enable --quiet --now dicomnode.target
         """)
         yield made
@@ -226,8 +232,7 @@ def test_backup_and_restore_as_the_readme_says(machine: Machine) -> None:
         sender.result()
     machine.shell("systemctl stop dicomnode.target 'dicomnode-*.service'; find /var/lib/dicomnode -mindepth 1 -delete")
     restore = block("Restore").replace("node queue verify", "node queue verify --json")
-    as_account = "setpriv --reuid=dicomnode --regid=dicomnode --clear-groups /opt/dicomnode/bin/dicomnode"
-    out = machine.shell(f'node() {{ {as_account} "$@"; }}\n{restore}')
+    out = machine.shell(f"{_NODE}\n{restore}")
     assert '"breaches": 0' in out, out
     assert states(machine)["dicomnode.target"] == "active"
 

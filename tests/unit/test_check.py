@@ -85,6 +85,21 @@ def test_sound_configuration_ends_with_0(config: Path) -> None:
     assert not settings.node.state_dir.exists()
 
 
+def test_a_port_of_old_is_for_systemd_to_open(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port below 1024 that this account may not open is a warning, which names the way."""
+
+    class Forbidden(socket.socket):
+        def bind(self, _address: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(looks.socket, "socket", Forbidden)
+    assert answers(config)["port"].outcome == "fault"
+    edit(config, "port", 104)
+    port = answers(config)["port"]
+    assert port.outcome == "warning"
+    assert "dicomnode.socket" in port.detail
+
+
 def test_json_is_one_object_a_line(config: Path) -> None:
     """--json prints what each look found."""
     lines = [json.loads(line) for line in run(config, "--json").output.splitlines()]
