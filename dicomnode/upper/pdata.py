@@ -18,12 +18,10 @@ import struct
 from collections.abc import Iterator
 
 from dicomnode.upper.command import Malformed
+from dicomnode.upper.pdus import P_DATA_TF
 
-P_DATA_TF = 0x04
 #: Bits of the message control header.
 COMMAND, LAST = 0x01, 0x02
-#: Length of PDU type, reserved byte and PDU length.
-PDU_HEAD = 6
 #: What of a PDU's length is no data: item length, context id, control header.
 OVERHEAD = 6
 #: Fragment length where a peer sets no limit (Maximum Length 0).

@@ -74,11 +74,6 @@ class Wire:
         """Bytes that have come and were not given away: the beginning of a PDU, after `pdu` gave none."""
         return self._end - self._start
 
-    @property
-    def interrupted(self) -> bool:
-        """True after `interrupt`."""
-        return self._interrupted
-
     def pdu(self, longest: int) -> tuple[int, memoryview] | None:
         """Give type and body of the next PDU when it is whole; ``longest`` is the most that its body may have.
 
@@ -161,13 +156,12 @@ class Wire:
             one.poll(math.ceil(left * 1000))
 
     # -- writing
-    def send(self, buffers: Iterable[bytes | memoryview], deadline: float, *, more: bool = False) -> None:
-        """Write all of it; ``more`` says that the next write follows at once, so that the kernel may join them."""
+    def send(self, buffers: Iterable[bytes | memoryview], deadline: float) -> None:
+        """Write all of it."""
         left: list[bytes | memoryview] = [buffer for buffer in buffers if len(buffer)]
-        flags = socket.MSG_MORE if more else 0
         while left:
             try:
-                count = self._sock.sendmsg(left[:_MOST_BUFFERS], (), flags)
+                count = self._sock.sendmsg(left[:_MOST_BUFFERS])
             except BlockingIOError:
                 self._wait(select.POLLOUT, deadline)
                 continue

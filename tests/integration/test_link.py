@@ -18,7 +18,7 @@ from dicomnode.errors import PeerUnavailable
 from dicomnode.records import Verdict
 from dicomnode.scu.link import Link
 from dicomnode.scu.pace import Bucket, Pace
-from dicomnode.upper import command, pdata
+from dicomnode.upper import command, pdata, pdus
 from tests.integration.sending import CT, CT_CLASS, inside
 from tests.peers import wait_for
 
@@ -72,7 +72,7 @@ class Connection:
         if len(head) < 6:
             return 0
         body = self.exactly(int.from_bytes(head[2:], "big"))
-        if head[0] == pdata.P_DATA_TF:
+        if head[0] == pdus.P_DATA_TF:
             self.lengths.append(len(body))
             for _, control, fragment in pdata.values(memoryview(body)):
                 if control & pdata.COMMAND:
