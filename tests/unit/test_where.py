@@ -142,7 +142,7 @@ def test_a_queue_of_an_older_version_says_what_to_do(settings: Settings, queue: 
     assert isinstance(run(settings, "1.2.1").exception, QueueUnavailable)
 
 
-def words(one: dict[str, object]) -> list[tuple[str, str]]:
+def events_of(one: dict[str, object]) -> list[tuple[str, str]]:
     """(what, by whom) of a timeline."""
     timeline = one["timeline"]
     assert isinstance(timeline, list)
@@ -164,7 +164,7 @@ def test_the_whole_way_is_told_in_order(settings: Settings, spool: Spool, queue:
     queue.settle(one_delivery(queue, LATER), ME, Verdict("delivered", status=0xB000), LATER + timedelta(seconds=1))
     queue.drop(ONE, LATER, "anna as dicomnode")
     (told,) = found(settings, "A0123")
-    assert words(told) == [
+    assert events_of(told) == [
         ("received as DICOMNODE", "CT 1"), ("taken in, waits for a worker", "keeper"), ("claimed to be worked", "worker"),
         ("its process died, taken back", "keeper"), ("worked", "worker"),
         ("made, to be sent", "worker"), ("held before it was made", "worker"), ("claimed to be sent", "sender"),
