@@ -80,6 +80,10 @@ class Incoming:
         if self.failure is not None:
             raise self.failure
 
+    def moved(self) -> None:
+        """The file has its name in the spool: `discard` has nothing to delete any more."""
+        self._written = 0
+
     def discard(self) -> None:
         """Close and delete the file, if it is still there."""
         if self._file is None and not self._written:
@@ -116,6 +120,10 @@ class Keeper(Protocol):
 
     def store(self, request: Command, context: tuple[str, str], incoming: Incoming | None) -> int:
         """Answer with a status; ``incoming`` is whole, or None where the request has no data set."""
+        ...
+
+    def answered(self) -> None:
+        """The answer to the last `store` is on its way, or could not be sent."""
         ...
 
 
@@ -197,8 +205,13 @@ class Receiver:
 
     def _answer(self, request: Command, incoming: Incoming | None) -> None:
         if request.field == command.C_STORE_RQ:
-            status = self._keeper.store(request, self._accepted[self._context_id], incoming)
-        elif request.field == command.C_ECHO_RQ:
+            try:
+                status = self._keeper.store(request, self._accepted[self._context_id], incoming)
+                self._say(self._context_id, command.response(request, status))
+            finally:
+                self._keeper.answered()
+            return
+        if request.field == command.C_ECHO_RQ:
             status = dimse.SUCCESS if request.sop_class_uid == contexts.VERIFICATION else dimse.SOP_CLASS_NOT_SUPPORTED
         elif request.field == command.C_CANCEL_RQ:
             return

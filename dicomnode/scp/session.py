@@ -13,8 +13,9 @@ from __future__ import annotations
 import io
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from pydicom.uid import UID
@@ -53,6 +54,8 @@ class Session:
         self.calling_ae = self.called_ae = ""
         self._accepted = False
         self._received = self._refused = 0
+        #: Writes the line of the log about the last C-STORE.
+        self._tell: Callable[[], None] = _nothing
 
     # -- coming in
     def judge(self, request: Request) -> Rejection | None:
@@ -110,8 +113,14 @@ class Session:
         finally:
             incoming.discard()
         self._received += 1
-        log.info("instance_committed", **facts, spool_ms=round((time.perf_counter() - incoming.started) * 1000, 1))
+        spool_ms = round((time.perf_counter() - incoming.started) * 1000, 1)
+        self._tell = partial(log.info, "instance_committed", **facts, spool_ms=spool_ms)
         return dimse.SUCCESS
+
+    def answered(self) -> None:
+        """Write the line about the last C-STORE, when the peer has its answer and need not wait for that."""
+        tell, self._tell = self._tell, _nothing
+        tell()
 
     def _keep(self, incoming: Incoming, request: Command, context: tuple[str, str]) -> None:
         incoming.finish()
@@ -121,6 +130,7 @@ class Session:
         if context[0] != request.sop_class_uid or _look(incoming, context[1]) != named:
             raise DatasetMismatch("command, presentation context and data set do not name the same SOP Class and Instance")
         self._spool.commit(incoming.path, incoming.instance_id)
+        incoming.moved()
         self._spool.receipt(incoming.instance_id)
 
     def _refuse(self, facts: dict[str, Any], status: int, error: Exception) -> int:
@@ -128,7 +138,7 @@ class Session:
         # A full disk is the administrator's, what a peer sends wrong is the peer's.
         write = log.error if isinstance(error, OutOfResources) else log.warning
         reason = error.code if isinstance(error, Refused) else "defect"
-        write("instance_refused", **facts, dimse_status=dimse.text(status), reason=reason)
+        self._tell = partial(write, "instance_refused", **facts, dimse_status=dimse.text(status), reason=reason)
         return status
 
     def _below_reserve(self) -> bool:
@@ -152,6 +162,10 @@ class Session:
             "association_id": self.association_id, "calling_ae": self.calling_ae or "invalid",
             "called_ae": self.called_ae or "invalid", "address": self._address,
         }
+
+
+def _nothing() -> None:
+    """No line is waiting."""
 
 
 def _look(incoming: Incoming, transfer_syntax_uid: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from dicomnode.scp import receive
 from dicomnode.scp.receive import Incoming, Receiver
 from dicomnode.upper import command, pdata
 from dicomnode.upper.command import Command, Malformed, parse
+from dicomnode.upper.driver import Ended
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ACCEPTED = {1: (contexts.VERIFICATION, contexts.IMPLICIT), 3: (CT, contexts.EXPLICIT)}
@@ -28,6 +29,7 @@ class Keeper:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.told = 0
         self.stored: list[tuple[Command, tuple[str, str], bytes | None]] = []
 
     def open(self, request: Command, transfer_syntax_uid: str) -> Incoming:  # noqa: ARG002 - of the protocol
@@ -40,6 +42,10 @@ class Keeper:
             incoming.finish()
         self.stored.append((request, context, incoming.path.read_bytes() if incoming is not None else None))
         return dimse.SUCCESS
+
+    def answered(self) -> None:
+        """Count."""
+        self.told += 1
 
 
 @pytest.fixture
@@ -87,6 +93,7 @@ def test_fragments_however_they_are_cut(
     ((asked, context, stored),) = keeper.stored
     assert (asked, context) == (parse(STORE), ACCEPTED[3])
     assert stored == contexts.EXPLICIT.encode() + b"|" + data
+    assert keeper.told == 1
     assert said == [(3, Command(command.C_STORE_RSP, 0, 7, False, CT, "1.2.3", dimse.SUCCESS))]
 
 
@@ -152,6 +159,16 @@ def test_malformed(keeper: Keeper, values: list[tuple[int, int, bytes]]) -> None
     assert taker.discard() == 0
     assert keeper.stored == []
     assert list(keeper.folder.iterdir()) == []
+
+
+def test_a_peer_that_is_gone_at_the_answer(keeper: Keeper) -> None:
+    """The line about an instance is written although its answer could not be sent."""
+    def gone(_context_id: int, _raw: bytes) -> None:
+        raise Ended("broken")
+
+    with pytest.raises(Ended):
+        Receiver(ACCEPTED, keeper, gone).take(body((3, 3, STORE), (3, 2, b"data")))
+    assert (len(keeper.stored), keeper.told) == (1, 1)
 
 
 def test_messages_without_end_in_one_pdu(keeper: Keeper) -> None:
