@@ -88,6 +88,13 @@ def _routes(settings: Settings) -> Answers:
         yield Answer("routes", "ok", f"{len(rules)} rules")
     else:
         yield Answer("routes", "warning", "no rule makes outputs, so nothing will leave")
+    for rule in rules:
+        # Originals alone are passed on without asking a model.
+        lacks = "it names no model" if rule.model is None else "" if {*rule.outputs} - {"original"} else "it makes no report"
+        if rule.urgent == "abnormal" and lacks:
+            yield Answer(
+                "routes", "warning", f'rule {rule.name!r}: urgent = "abnormal", but {lacks}, so nothing of it is ever urgent',
+            )
 
 
 def _models(settings: Settings) -> Answers:

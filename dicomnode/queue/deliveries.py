@@ -147,8 +147,8 @@ class Deliveries(Database):
     def retried(self, destination: str, after: datetime) -> bool:
         """Say whether a person has mended something."""
         return bool(self._all(
-            "SELECT EXISTS (SELECT 1 FROM acts WHERE at > :after AND what IN ('retry', 'release') "
-            "AND instance_id IN (SELECT instance_id FROM deliveries WHERE destination = :destination))",
+            "SELECT EXISTS (SELECT 1 FROM acts AS a WHERE a.at > :after AND a.what IN ('retry', 'release') AND EXISTS ("
+            "SELECT 1 FROM deliveries AS d WHERE d.instance_id = a.instance_id AND d.destination = :destination))",
             {"after": to_db(after), "destination": destination},
         )[0][0])
 

@@ -87,7 +87,7 @@ class Lane:
             except Ended:
                 break
             except Transient as error:
-                log.warning("store_failed", destination=name, reason=error.code)
+                self._destination.settling.trouble.tell(error)
                 self._stop.wait(TROUBLE_S)
             except Exception:
                 log.exception("defect", destination=name)

@@ -24,6 +24,7 @@ from dicomnode.roles import Stop
 from dicomnode.scu.destination import Destination
 from dicomnode.scu.lane import DRAIN_S, Lane
 from dicomnode.scu.pace import Paces
+from dicomnode.scu.settling import Trouble
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 
@@ -43,7 +44,7 @@ def run_sender(settings: Settings, stop: Stop, spool: Spool | None = None, queue
     ours = queue is None
     queue = queue or SqliteQueue(spool.queue_path)
     owner = this_process()
-    paces, signs = Paces(settings), notify.Together()
+    paces, signs, trouble = Paces(settings), notify.Together(), Trouble()
     threads: dict[str, list[threading.Thread]] = {}
     notify.watchdog_s(WATCHDOG_S)
     notify.ready()
@@ -51,7 +52,7 @@ def run_sender(settings: Settings, stop: Stop, spool: Spool | None = None, queue
     try:
         while not stop.is_set():
             signs.alive("sender")
-            for name in _waiting(queue):
+            for name in _waiting(queue, trouble):
                 if name not in threads:
                     destination = Destination(name, settings, queue, owner)
                     threads[name] = []
@@ -73,9 +74,9 @@ def run_sender(settings: Settings, stop: Stop, spool: Spool | None = None, queue
     return 0
 
 
-def _waiting(queue: Queue) -> tuple[str, ...]:
+def _waiting(queue: Queue, trouble: Trouble) -> tuple[str, ...]:
     try:
         return tuple(queue.waiting_destinations())
     except Transient as error:
-        log.warning("store_failed", reason=error.code)
+        trouble.tell(error)
         return ()

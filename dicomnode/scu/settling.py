@@ -5,7 +5,8 @@ lines. The lanes flush while the peer is at work on the next object, so that the
 delivered and is not yet told when this process dies is sent again, which harms nobody: the same object under the same UID.
 
 **Fails** A queue that cannot be told raises `Transient` out of `flush`; what it was to be told is kept, and while there is such
-a debt `pay` raises too: the lanes send nothing more. A claim that has ended is noted as ``lease_lost``.
+a debt `pay` raises too: the lanes send nothing more. A claim that has ended is noted as ``lease_lost``. `Trouble` says once
+what every lane meets again each second.
 """
 
 from __future__ import annotations
@@ -25,16 +26,37 @@ from dicomnode.settings import SendSettings
 
 #: The queue is told when so many have ended, or the first of them this long ago, seconds.
 _MANY, _LATE_S = 16, 0.05
+#: Trouble that has not been met for this long is new when it comes again, seconds.
+_QUIET_S = 60.0
 #: Reasons remembered so that a repeated failure is told once.
 _TOLD_MAX = 10_000
 
 log = get_logger("send")
 
 
+class Trouble:
+    """Tells of a queue or disk that fails when it begins and when the reason changes, not at each try."""
+
+    def __init__(self, **facts: str) -> None:
+        self._facts = facts
+        self._lock = threading.Lock()
+        self._reason, self._met_at = "", float("-inf")
+
+    def tell(self, error: Transient) -> None:
+        """Note that this was met."""
+        now = time.monotonic()
+        with self._lock:
+            known = error.code == self._reason and now - self._met_at < _QUIET_S
+            self._reason, self._met_at = error.code, now
+        if not known:
+            log.warning("store_failed", **self._facts, reason=error.code)
+
+
 class Settling:
     """The ends of one destination's deliveries; for all its lanes."""
 
     def __init__(self, name: str, send: SendSettings, queue: Queue, owner: Owner) -> None:
+        self.trouble = Trouble(destination=name)
         self._name = name
         self._send = send
         self._queue = queue
@@ -93,7 +115,7 @@ class Settling:
             except Transient as error:
                 with self._lock:
                     self._ends, self._untried, self._in_debt = ends + self._ends, untried + self._untried, True
-                log.warning("store_failed", destination=self._name, reason=error.code)
+                self.trouble.tell(error)
                 raise
             self._in_debt = False
 

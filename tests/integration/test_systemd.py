@@ -167,3 +167,5 @@ def test_readme_names_events_and_units_that_exist() -> None:
     units = set(re.findall(r"dicomnode[a-z-]*\.(?:service|socket|target)\b", README))
     assert units <= {*ALL, "dicomnode.service"}
     assert set(re.findall(r"examples/([a-z0-9-]+)\.conf", README)) == set(EXAMPLES)
+    for name in ALL:
+        assert set(re.findall(r"examples/([a-z0-9-]+)\.conf", (UNITS / name).read_text())) <= set(EXAMPLES), name

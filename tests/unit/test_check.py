@@ -18,7 +18,8 @@ from dicomnode.check import Answer
 from dicomnode.commands.check import check
 from dicomnode.commands.init import compose, parse_forward, set_value
 from dicomnode.errors import BadCard, MissingModel, PeerUnavailable
-from dicomnode.settings import Settings, load
+from dicomnode.records import OutputKind
+from dicomnode.settings import Routes, Rule, Settings, load
 
 
 def fake_model(off: float | Exception = 0.001) -> object:
@@ -105,6 +106,19 @@ def test_json_is_one_object_a_line(config: Path) -> None:
     lines = [json.loads(line) for line in run(config, "--json").output.splitlines()]
     assert {"port", "disk", "state", "tesseract"} <= {line["about"] for line in lines}
     assert all(set(line) == {"about", "outcome", "detail"} for line in lines)
+
+
+@pytest.mark.parametrize(("outputs", "model", "words"), [
+    (("sr",), None, "it names no model"),
+    (("original",), "pneumonia-pediatric", "it makes no report"),
+    (("sr", "original"), "pneumonia-pediatric", ""),
+])
+def test_urgency_that_can_never_come_is_told(outputs: tuple[OutputKind, ...], model: str | None, words: str) -> None:
+    """A rule that waits for an abnormal finding and never asks for one is told by its name."""
+    rule = Rule(name="chests", outputs=outputs, model=model, urgent="abnormal")
+    settings = SimpleNamespace(routes=Routes(rule=(rule,)))
+    told = [answer.detail for answer in looks._routes(settings) if answer.outcome == "warning"]  # type: ignore[arg-type]
+    assert [words in detail and "'chests'" in detail for detail in told] == [True] * bool(words)
 
 
 @pytest.mark.parametrize(("models", "about", "words"), [
