@@ -11,7 +11,8 @@ aborted and never used again.
 `NoStatus`.
 
 **Standard** PS3.7 9.1.1 (C-STORE), 9.1.5 (C-ECHO), PS3.8 7.1. A failure that the peer answers before it has the whole data set
-counts, and ends the association, because half a message cannot be left standing (PS3.8 Annex F.1).
+counts, and ends the association, because half a message cannot be left standing (PS3.8 Annex F.1). An answer to another
+message than the one under way is none (PS3.7 9.3.1.2, Message ID Being Responded To), and ends the association too.
 
 **Limits** A peer that reads nothing for the timeout counts as silent, however slowly it reads otherwise. The wait for a
 response begins when the kernel has the last byte; of what it has taken the peer may work off `SLOWEST_BYTES_S`.
@@ -62,7 +63,8 @@ class Link:
         self._max_pdu = agreed.max_pdu
         self._timeout_s = timeout_s
         self._established = True
-        self._message_id = 0
+        #: What was asked last, and its number: any other answer is none.
+        self._asked = self._message_id = 0
         self._buffer: memoryview | None = None
         #: Status that came before everything was sent.
         self._early: int | None = None
@@ -165,8 +167,9 @@ class Link:
         room = min(pdata.room(self._max_pdu), _LONGEST_FRAGMENT, pace.chunk)
         room = room - room % 2 or room
         block = max(min(BLOCK_BYTES, pace.chunk) // room * room, room)
-        self._message_id = self._message_id % 0xFFFF + 1
-        request = command.store_rq(self._message_id, content.sop_class_uid, content.sop_instance_uid, priority)
+        request = command.store_rq(
+            self._ask(command.C_STORE_RQ), content.sop_class_uid, content.sop_instance_uid, priority,
+        )
         wire.put(pdata.message(context_id, request, self._max_pdu))
         self._early = None
 
@@ -205,9 +208,9 @@ class Link:
         context_id = next((number for (sop_class, _), number in self._ids.items() if sop_class == contexts.VERIFICATION), 0)
         if not context_id or not self.alive:
             return False
-        self._message_id = self._message_id % 0xFFFF + 1
+        request = command.echo_rq(self._ask(command.C_ECHO_RQ), contexts.VERIFICATION)
         try:
-            self._wire.put(pdata.message(context_id, command.echo_rq(self._message_id, contexts.VERIFICATION), self._max_pdu))
+            self._wire.put(pdata.message(context_id, request, self._max_pdu))
             deadline, answer = time.monotonic() + self._timeout_s, None
             while not self._wire.flush(self._timeout_s) or answer is None:
                 answer = self._response(deadline - time.monotonic())
@@ -219,6 +222,11 @@ class Link:
             raise
         self.used_at = time.monotonic()
         return answer == dimse.SUCCESS
+
+    def _ask(self, field: int) -> int:
+        """Give the number of the next request."""
+        self._asked, self._message_id = field, self._message_id % 0xFFFF + 1
+        return self._message_id
 
     # -- what the peer says
     def _response(self, timeout_s: float) -> int | None:
@@ -238,6 +246,8 @@ class Link:
                 if control & pdata.LAST:
                     said, self._command = command.parse(self._command), bytearray()
                     if said.field & command.RESPONSE:
+                        if (said.field, said.responded_to) != (self._asked | command.RESPONSE, self._message_id):
+                            raise Closed("the peer answers what was not asked")
                         status = said.status
         except command.Malformed:
             raise Closed("the peer's message cannot be read") from None

@@ -166,6 +166,8 @@ class Wire:
             if not self.wait(select.POLLIN, deadline):
                 raise Closed("no answer in time")
             self._take()
+            if not self.said and time.monotonic() > deadline:  # it says something all the time, and never all of it
+                raise Closed("no answer in time")
         return self.said.popleft()
 
     def _quick(self) -> None:

@@ -193,6 +193,39 @@ def test_success_in_mid_stream_counts_when_everything_is_sent(tmp_path: Path) ->
     assert len(end.data) > 8 * MEGABYTE
 
 
+def test_only_the_answer_to_what_is_under_way_counts(tmp_path: Path) -> None:
+    """A peer that answers the first object twice and the second never has not taken the second."""
+    def script(end: Connection) -> None:
+        end.message()
+        end.sock.sendall(answer(dimse.SUCCESS))
+        end.pdu()
+        end.sock.sendall(answer(dimse.SUCCESS))
+        while end.pdu() not in (0, 7):
+            pass
+
+    with peer(script) as (port, _):
+        link, path = opened(port), sized(tmp_path, MEGABYTE)
+        assert link.send(path, WANTED, path.stat().st_size).outcome == "delivered"
+        assert link.send(path, WANTED, path.stat().st_size) == Verdict("deferred", "no_status")
+    assert not link.alive
+
+
+def test_a_peer_that_talks_without_end_and_never_answers(tmp_path: Path) -> None:
+    """It costs the timeout like one that is silent."""
+    talk = b"".join(bytes(part) for part in pdata.message(1, bytes(16000), 0, control=0))
+
+    def script(end: Connection) -> None:
+        end.message()
+        for _ in range(200_000):
+            end.sock.sendall(talk)
+
+    with peer(script) as (port, _):
+        link = opened(port, 1)
+        started = time.monotonic()
+        assert link.send(CT, WANTED) == Verdict("deferred", "no_status")
+        assert time.monotonic() - started < 10
+
+
 @pytest.mark.parametrize("words", [ABORT, RELEASE_RQ, b"", b"\x04\0\xff\xff\xff\xff", b"\x09\0\0\0\0\0", answer(0)[:20]])
 def test_the_end_in_mid_stream(tmp_path: Path, words: bytes) -> None:
     """An abort, a release, a closed connection or nonsense in mid-stream is noticed at once; the outcome is unknown."""
