@@ -122,6 +122,7 @@ class StoreAssociation:
         finally:
             with contextlib.ExitStack() as last:  # each of them, whatever becomes of the others
                 last.callback(self._told, self)
+                last.callback(self._session.gone)
                 last.callback(self._driver.close)
                 left = receiver.discard() if receiver is not None else 0
                 self._session.ended(released=how == "released", left=left)

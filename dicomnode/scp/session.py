@@ -30,12 +30,14 @@ from dicomnode.scp.receive import Incoming
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, new_id
 from dicomnode.upper.command import Command, is_uid
-from dicomnode.upper.handshake import Request
+from dicomnode.upper.handshake import APPLICATION_CONTEXT, Request
 
 log = get_logger("accept")
 
 #: PS3.8 Table 9-21: service-provider (ACSE), protocol version not supported.
 _VERSION = Rejection(dimse.REJECT_VERSION, "protocol_version")
+#: PS3.8 Table 9-21: service-user, application context name not supported.
+_APPLICATION = Rejection(dimse.REJECT_APPLICATION_CONTEXT, "application_context")
 _NOBODY = Rejection(dimse.REJECT_CALLING_AE, "calling_ae_unknown")
 
 
@@ -63,6 +65,8 @@ class Session:
         self.calling_ae, self.called_ae = _ae_title(request.calling_ae), _ae_title(request.called_ae)
         if not request.version & 1:
             rejection: Rejection | None = _VERSION
+        elif request.application_context != APPLICATION_CONTEXT:
+            rejection = _APPLICATION
         elif not self.calling_ae:  # also where anybody may call
             rejection = _NOBODY
         else:
@@ -148,7 +152,6 @@ class Session:
     def ended(self, *, released: bool, left: int) -> None:
         """Leave the door and write the last line; ``left`` data sets were half received."""
         self._door.leave(self.association_id)
-        self._door.let_go(self._connection)
         if not self._accepted:
             return
         counts = {"received": self._received, "refused": self._refused}
@@ -156,6 +159,10 @@ class Session:
             log.info("association_released", **self._who(), **counts)
         else:
             log.warning("association_aborted", **self._who(), **counts, count=left)
+
+    def gone(self) -> None:
+        """Make room for another connection; until now one that was rejected, and stays, took some."""
+        self._door.let_go(self._connection)
 
     def _who(self) -> dict[str, Any]:
         return {

@@ -49,6 +49,8 @@ class Request:
     called_ae: str
     #: Bit 0 is the one version there is (PS3.8 Table 9-11).
     version: int
+    #: Empty where there is none.
+    application_context: str
     contexts: tuple[PresentationContext, ...]
     #: Longest P-DATA-TF PDU that the peer takes; 0 is no limit.
     max_pdu_bytes: int
@@ -63,12 +65,14 @@ def read_request(body: bytes) -> Request:
         pdu.decode(bytes((ASSOCIATE_RQ, 0)) + len(body).to_bytes(4, "big") + body)
         proposed = tuple(item.to_primitive() for item in pdu.presentation_context)
         information = pdu.user_information
+        application_context = str(pdu.application_context_name or "")
         longest = (information.maximum_length if information is not None else None) or 0
     except Exception as error:  # noqa: BLE001 - the border to what pynetdicom makes of foreign bytes
         raise Malformed(f"an association request cannot be read ({type(error).__name__})") from None
     if len({cx.context_id for cx in proposed}) < len(proposed) or not all(cx.transfer_syntax for cx in proposed):
         raise Malformed("a presentation context id stands twice, or a context has no transfer syntax")
-    return Request(_text(body[_CALLING]), _text(body[_CALLED]), int.from_bytes(body[:2], "big"), proposed, int(longest))
+    titles, version = (_text(body[_CALLING]), _text(body[_CALLED])), int.from_bytes(body[:2], "big")
+    return Request(*titles, version, application_context, proposed, int(longest))
 
 
 def negotiate(request: Request, supported: Sequence[PresentationContext]) -> list[PresentationContext]:

@@ -30,7 +30,9 @@ from dicomnode.scp import receive, run_acceptor
 from dicomnode.scp.door import Door
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.spool import Spool
+from dicomnode.upper import driver
 from tests.integration.acceptor import Node, acceptor, settings
+from tests.knocks import associate_rq
 from tests.peers import DCMSEND, ECHOSCU, NO_DELAY, STORESCU, free_port, listens, pipeline, run, wait_for
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -114,6 +116,27 @@ def test_door(node: Node, title: str, address: str, expected: tuple[int, int, in
     """AE title and address must both be those of a peer that may call."""
     rejection = Door(node.settings, lambda: 1).judge("a", title, "DICOMNODE", address)
     assert (rejection and rejection.code) == expected
+
+
+def test_another_application_context(node: Node) -> None:
+    """What is not DICOM's is rejected as that (1/1/2)."""
+    with socket.create_connection(("127.0.0.1", node.port)) as sock:
+        sock.sendall(associate_rq(calling="MODALITY").replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.2"))
+        assert sock.recv(10) == bytes((3, 0, 0, 0, 0, 4, 0, 1, 1, 2))
+
+
+def test_strangers_who_stay_after_their_rejection_take_room(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was rejected and does not go costs a thread and a descriptor: there are never more of them than may wait."""
+    monkeypatch.setattr(driver, "LINGER_S", 60)
+    with contextlib.ExitStack() as strangers:
+        answers = []
+        for _ in range(150):
+            sock = strangers.enter_context(socket.create_connection(("127.0.0.1", node.port)))
+            with contextlib.suppress(OSError):
+                sock.sendall(associate_rq(calling="UNKNOWN"))
+                answers.append(sock.recv(10)[:1])
+        assert answers.count(b"\x03") == node.settings.scp.max_associations == node.door.waiting()
+    wait_for(lambda: node.door.waiting() == 0, what="they have gone")
 
 
 def test_limit_of_associations(tmp_path: Path) -> None:
