@@ -279,7 +279,7 @@ def load(directory: Path) -> Settings:
     digest = hashlib.sha256()
     node = _parse(directory / "node.toml", NodeFile, digest)
     routes = _parse(directory / "routes.toml", Routes, digest)
-    peers = {path.stem: _parse(path, Peer, digest) for path in sorted((directory / "peers").glob("*.toml"))}
+    peers = {path.stem: _parse(path, Peer, digest) for path in _peer_files(directory / "peers")}
     settings = Settings(
         **{name: getattr(node, name) for name in NodeFile.model_fields},
         directory=directory, peers=peers, routes=routes, digest=digest.hexdigest(),
@@ -288,13 +288,22 @@ def load(directory: Path) -> Settings:
     return settings
 
 
+def _peer_files(directory: Path) -> list[Path]:
+    try:
+        return sorted(path for path in directory.iterdir() if path.suffix == ".toml")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BadSetting(f"{directory}: cannot be read ({error.strerror})") from None
+
+
 def _parse(path: Path, model: type[M], digest: hashlib._Hash) -> M:
     try:
         raw = path.read_bytes()
         data: dict[str, Any] = tomllib.loads(raw.decode())
     except OSError as error:
         raise BadSetting(f"{path}: cannot be read ({error.strerror}); `dicomnode init` writes a configuration") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadSetting(f"{path}: not TOML: {error}") from None
     digest.update(path.name.encode() + b"\0" + raw + b"\0")
     try:

@@ -26,7 +26,7 @@ from collections.abc import Generator
 
 from dicomnode import log as logs
 from dicomnode import notify, snapshot
-from dicomnode.errors import EXIT_CONFIG, BadSetting, ConfigError
+from dicomnode.errors import EXIT_CONFIG, BadSetting, ConfigError, DicomNodeError
 from dicomnode.log import get_logger
 from dicomnode.serve.child import START_S, Child
 from dicomnode.serve.tree import FIRST_PAUSE_S, LONGEST_PAUSE_S, Place, Tree, wanted
@@ -40,6 +40,7 @@ FIXED = ("state_dir", "bind", "port")
 _SINGLE = frozenset({"send", "keep"})
 #: `dicomnode check` may take this long, seconds.
 _CHECK_S = 600.0
+_NO_CHECK = "the check of the configuration cannot be started now"
 
 log = get_logger("serve")
 
@@ -83,11 +84,12 @@ class Reload:
         try:
             settings = load(old.settings.directory)
             _refuse_fixed(old.settings, settings)
-        except ConfigError as error:
+            key = Spool(settings.node.state_dir).identity().key
+            new = Snapshot(settings)
+        except (DicomNodeError, OSError) as error:
             _reject(str(error), old)
             notify.ready()
             return
-        new = Snapshot(settings)
         try:
             yield from _check(new, tree.roles)
             yield from self._replace(new)
@@ -97,7 +99,7 @@ class Reload:
             new.close()
         else:
             tree.plan = new
-            logs.configure(settings.log, "serve", Spool(settings.node.state_dir).identity().key)
+            logs.configure(settings.log, "serve", key)
             old.close()
             log.info("config_reloaded", config_digest=settings.digest[:12])
         notify.ready()
@@ -151,7 +153,7 @@ class Reload:
                 tree.retire(old)
                 while old in tree.leaving:
                     yield
-            place.plan, place.empty, place.not_before = new, False, 0.0
+            place.plan, place.empty, place.unfit, place.not_before = new, False, False, 0.0
             yield from self._until_ready(place)
             return
         fresh = yield from self._fresh(place.role, new)
@@ -210,14 +212,21 @@ def _reject(text: str, kept: Snapshot) -> None:
 
 
 def _check(new: Snapshot, roles: tuple[str, ...]) -> Steps:
-    """Have the snapshot looked over; raises `_UnfitError` with everything that is wrong."""
+    """Have the snapshot looked over; raises `_UnfitError` with everything that is wrong, or when that cannot be known now."""
     only = [part for role in roles for part in ("--only", role)]
     line = [sys.executable, "-m", "dicomnode", "check", "--json", *only, "-c", str(new.settings.directory.resolve())]
     environment = {**os.environ, snapshot.DESCRIPTOR: str(new.descriptor)}
-    with os.fdopen(os.memfd_create("dicomnode-check"), "w+b") as found:
-        process = subprocess.Popen(
-            line, env=environment, stdin=subprocess.DEVNULL, stdout=found, stderr=found, pass_fds=(new.descriptor,),
-        )
+    try:
+        answers = os.memfd_create("dicomnode-check")
+    except OSError as error:
+        raise _UnfitError(f"{_NO_CHECK} ({error.strerror})") from None
+    with os.fdopen(answers, "w+b") as found:
+        try:
+            process = subprocess.Popen(
+                line, env=environment, stdin=subprocess.DEVNULL, stdout=found, stderr=found, pass_fds=(new.descriptor,),
+            )
+        except OSError as error:
+            raise _UnfitError(f"{_NO_CHECK} ({error.strerror})") from None
         give_up = time.monotonic() + _CHECK_S
         try:
             while process.poll() is None and time.monotonic() < give_up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import time
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_fault_is_refused_with_file_and_key(
         load(config)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_what_is_no_file_of_settings_is_refused(config: Path) -> None:
+    """Nesting without end, and a folder of peers that cannot be read, are faults like others."""
+    (config / "node.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    with pytest.raises(BadSetting, match="not TOML"):
+        load(config)
+    (config / "node.toml").write_text(compose("NODE", 11112, config / "state", [])["node.toml"])
+    shutil.rmtree(config / "peers")
+    (config / "peers").write_text("")
+    with pytest.raises(BadSetting, match="peers"):
+        load(config)
 
 
 def test_missing_folder_says_how_to_get_one(tmp_path: Path) -> None:
