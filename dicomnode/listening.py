@@ -67,9 +67,13 @@ def handed() -> socket.socket | None:
 
 
 def _checked(descriptor: int) -> socket.socket:
-    os.set_inheritable(descriptor, False)
     what = "the passed descriptor is no listening TCP socket: dicomnode.socket needs ListenStream=, Accept=no"
-    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+    try:
+        os.set_inheritable(descriptor, False)
+        mode = os.fstat(descriptor).st_mode
+    except OSError:  # it is not open
+        mode = 0
+    if not stat.S_ISSOCK(mode):
         raise BadSetting(what)
     sock = socket.socket(fileno=descriptor)
     listens = (

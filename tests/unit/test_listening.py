@@ -59,6 +59,15 @@ def test_what_is_no_listening_socket() -> None:
         assert "ListenStream=" in passed(local)
 
 
+def test_a_descriptor_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of systemd without its socket are named as what they are."""
+    closed = os.dup(0)
+    os.close(closed)
+    monkeypatch.setenv(listening.DESCRIPTOR, str(closed))
+    with pytest.raises(BadSetting, match="ListenStream="):
+        listening.handed()
+
+
 def test_our_own(tmp_path: Path) -> None:
     """Bound as the settings say; one that is taken is tried again later, one that is none never."""
     with listening.own(NodeSettings(state_dir=tmp_path, bind="127.0.0.1", port=_free())) as sock:
