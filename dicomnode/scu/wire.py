@@ -20,13 +20,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from dicomnode.upper.pdus import HEAD_BYTES
-
 #: Longest wait without a ``tick``, seconds.
 _SLICE_S = 1.0
 #: Buffers of one call (IOV_MAX of Linux).
 _BUFFERS = 1024
 _READ_BYTES = 65536
+_HEAD_BYTES = 6
 #: Longest PDU that a peer may send us: what we allow for data, or an acceptance of all contexts, which is shorter.
 _LONGEST_PDU = 131072
 
@@ -189,15 +188,15 @@ class Wire:
                 raise Closed("the peer has closed the connection")
             return
         self._read += came
-        while len(self._read) >= HEAD_BYTES:
-            length = int.from_bytes(self._read[2:HEAD_BYTES], "big")
+        while len(self._read) >= _HEAD_BYTES:
+            length = int.from_bytes(self._read[2:_HEAD_BYTES], "big")
             if length > _LONGEST_PDU:
                 self.closed = True
                 raise Closed("a PDU is too long")
-            if len(self._read) < HEAD_BYTES + length:
+            if len(self._read) < _HEAD_BYTES + length:
                 return
-            self.said.append((self._read[0], bytes(self._read[HEAD_BYTES:HEAD_BYTES + length])))
-            del self._read[:HEAD_BYTES + length]
+            self.said.append((self._read[0], bytes(self._read[_HEAD_BYTES:_HEAD_BYTES + length])))
+            del self._read[:_HEAD_BYTES + length]
 
     # -- ending
     def close(self) -> None:
