@@ -3,7 +3,8 @@
 **Way** KEY is whatever people have at hand: an instance id, the UID of an instance, series, study or result, a token of the
 log, an Accession Number, or an AE title (who sent it, or where it goes; a peer's name too). Spaces and letter case do not
 count. What KEY stands for in several ways is shown in all of them. The Accession Number is turned into its token before it is
-asked for; nothing keeps or prints it.
+asked for; nothing keeps or prints it. ``-`` reads KEY from standard input, for sudo and the shell write down what stands on
+their line.
 
 **Fails** Nothing found is `NotFound`, which ends with 1.
 
@@ -14,6 +15,7 @@ instances that were taken in since version 3 of the queue, and only from the top
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
@@ -33,7 +35,9 @@ from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.settings import Settings, load
 from dicomnode.spool import read_identity
 
-Key = Annotated[str, typer.Argument(metavar="KEY", help="Instance id, UID, log token, Accession Number, AE title or peer.")]
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="Instance id, UID, log token, Accession Number, AE title or peer; - asks for it."),
+]
 Limit = Annotated[int, typer.Option(min=0, help="At most this many instances, the newest; 0: all.")]
 
 _ID = re.compile(r"(\d{8})t(\d{12}-[0-9a-f]{8})", re.IGNORECASE)
@@ -52,6 +56,8 @@ _COLOURS = {"nobody": "green", "reviewer": "yellow", "administrator": "red", "de
 def where(key: Key, config: Config = DEFAULT_CONFIG, as_json: Json = False, limit: Limit = 10) -> None:
     """Tell what happened to an instance, when and by whom, and where it is now."""
     settings = load(config)
+    if key == "-":
+        key = typer.prompt("KEY", err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
     path = settings.node.state_dir / "queue.sqlite"
     if not path.exists():
         raise NotFound(f"{path}: there is no queue yet; the node makes it when it starts")

@@ -188,6 +188,31 @@ def test_a_persons_release_of_what_is_uncertain(monkeypatch: pytest.MonkeyPatch)
         late.waive(pictures.image(pictures.part10(pictures.dataset(values), b"\0" * 50)))
 
 
+def test_a_persons_release_of_what_took_too_long(strict: Redact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found before the time was spent stays blanked, and overlays go: only what was not read leaves as it is."""
+    named, _ = pictures.burned("u8", LINES)
+    frames = np.stack([named, named[::-1], named])
+    data = with_overlay("PORTABLE AP")
+    data.Rows, data.Columns = named.shape
+    data.NumberOfFrames = len(frames)
+    read, calls = strict._tesseract.read, []
+
+    def reads_once(pages: Any, seconds: float) -> list[Word]:
+        calls.append(seconds)
+        if len(calls) > 1:
+            raise RedactionUncertain("tesseract took too long")
+        return read(pages, seconds)
+
+    monkeypatch.setattr(strict._tesseract, "read", reads_once)
+    redacted = strict.waive(pictures.image(pictures.part10(data, frames.tobytes())))
+    assert blanked(redacted, 0)[ink_of(LINES[0])].mean() > 0.98
+    np.testing.assert_array_equal(redacted.frame(1), frames[1])
+    assert blanked(redacted, 2)[ink_of(LINES[0])].mean() > 0.98  # it is the first one again
+    assert redacted.overlays
+    assert (redacted.released, redacted.strict) == (True, False)
+    assert len(redacted.method) <= 64
+
+
 def test_time_for_one_instance_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the time is spent the rest is uncertain: an object of many frames is held, and does not occupy a worker for ever."""
     strict = Redact(frame_s=120, budget_s=300)

@@ -64,6 +64,15 @@ def asked_for(spool: Spool, number: int = 1, accession: str = "A0123") -> Instan
     )
 
 
+def test_a_key_from_standard_input(settings: Settings, spool: Spool, queue: SqliteQueue) -> None:
+    """``-`` stands for a KEY that neither sudo nor the shell is to write down."""
+    queue.add(asked_for(spool))
+    app = typer.Typer()
+    app.command()(where)
+    result = CliRunner().invoke(app, ["-", "--json", "-c", str(settings.directory)], input=" a0123\n")
+    assert [json.loads(line)["matched"] for line in result.stdout.splitlines()] == [["Accession Number"]]
+
+
 @pytest.mark.parametrize(("key", "names"), [
     (ONE, ["instance id"]), (f" {ONE.lower()} ", ["instance id"]), ("1.2.1", ["SOP Instance UID"]),
     (" 1.2.1\n", ["SOP Instance UID"]), ("'1.2. 1.'", ["SOP Instance UID"]), ("2.25.1", ["result UID"]),

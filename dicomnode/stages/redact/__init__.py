@@ -50,6 +50,8 @@ _METHODS = {
     "strict": "Horizontal text found by OCR blanked (strict mode)",
     "header": "Horizontal text found by OCR blanked (header mode)",
 }
+#: Some of it could not be judged, and a person answers for that.
+_UNSURE = "Text found by OCR blanked where it could be read"
 _RELEASED = "; released"
 
 
@@ -61,6 +63,15 @@ class _Task:
     read: Reader
     #: Of the clock `time.monotonic`.
     deadline: float
+    #: A person answers for what cannot be judged: it is no error, and nothing is found there.
+    vouched: bool
+
+    def left(self) -> float:
+        """Give the seconds that are left."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise RedactionUncertain("the time for one instance is spent")
+        return left
 
 
 class Redact:
@@ -116,31 +127,9 @@ class Redact:
         RedactionUncertain
             There is nothing to look at, text cannot be judged, or the time is spent.
         """
-        if not image.has_pixels:
-            raise RedactionUncertain("the instance has no pixels to look at")
         if image.unread:
             raise RedactionUncertain("an element of the header is too large to be looked at")
-        spec = image.spec
-        task = _Task(known(image.dataset), Reader(self._tesseract.read), time.monotonic() + self._budget_s)
-        found: list[Region] = []
-        read: Recent[bytes, list[Judged]] = Recent()
-        for number in range(image.frames) if frames is None else sorted(set(frames)):
-            array, shown = image.frame(number), image.picture(number)
-            key = digest(array, shown)
-            judged = read.get(key)
-            if judged is None:
-                judged = read.put(key, self._look(array, shown, task))
-            found += regions(judged, number, spec.rows, spec.columns, even=spec.subsampled)
-        dropped = overlays(image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, task))
-        return Redacted(
-            image=image,
-            regions=(*found, *dropped.regions),
-            method=_METHODS[self._mode],
-            black=black(image),
-            overlays=dropped.groups,
-            strict=self._mode == "strict",
-            seen=None if frames is None else frozenset(frames),
-        )
+        return self._redacted(image, frames, vouched=False)
 
     def waive(self, image: Image, frames: Sequence[int] | None = None) -> Redacted:
         """Redact an image that a person has looked at and released: what is found goes, what is uncertain stays.
@@ -149,32 +138,65 @@ class Redact:
         ------
         Undecodable, UnsupportedTransferSyntax
             A frame cannot be seen.
+        RedactionUncertain
+            There is nothing to look at.
         """
-        try:
-            return self.vouched(self(image, frames))
-        except RedactionUncertain:
-            seen = None if frames is None else frozenset(frames)
-            return Redacted(image, (), "Pixels released by a person", (0,) * max(1, image.samples), released=True, seen=seen)
+        return self.vouched(self._redacted(image, frames, vouched=True))
 
     @staticmethod
     def vouched(redacted: Redacted) -> Redacted:
         """Say that a person answers for the text that redaction has left standing."""
         return replace(redacted, method=f"{redacted.method}{_RELEASED}", released=True)
 
-    def _look(self, array: NDArray[Any], shown: NDArray[np.uint8], task: _Task) -> list[Judged]:
-        """Judge the text of one frame, in the full range of its values and as it is displayed."""
-        if shown.ndim == 3:
-            return self._judge(pages(shown), task)
-        whole = _full_range(array)
-        made = pages(whole)
-        if not _alike(whole, shown):
-            made += pages(shown)
-        return self._judge(made, task)
+    def _redacted(self, image: Image, frames: Sequence[int] | None, *, vouched: bool) -> Redacted:
+        if not image.has_pixels:
+            raise RedactionUncertain("the instance has no pixels to look at")
+        spec, reader = image.spec, Reader(self._tesseract.read)
+        task = _Task(known(image.dataset), reader, time.monotonic() + self._budget_s, vouched)
+        found: list[Region] = []
+        read: Recent[bytes, list[Judged]] = Recent()
+        whole = not image.unread
+        for number in range(image.frames) if frames is None else sorted(set(frames)):
+            array, shown = image.frame(number), image.picture(number)
+            key = digest(array, shown)
+            judged = read.get(key)
+            if judged is None:
+                judged = self._look(array, shown, task)
+                if judged is None:
+                    whole = False
+                    continue
+                read.put(key, judged)
+            found += regions(judged, number, spec.rows, spec.columns, even=spec.subsampled)
+        dropped = overlays(image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, task))
+        return Redacted(
+            image=image,
+            regions=(*found, *dropped.regions),
+            method=_METHODS[self._mode] if whole else _UNSURE,
+            black=black(image),
+            overlays=dropped.groups,
+            strict=self._mode == "strict" and whole,
+            seen=None if frames is None else frozenset(frames),
+        )
 
-    def _judge(self, made: list[Page], task: _Task) -> list[Judged]:
-        left = task.deadline - time.monotonic()
-        if left <= 0:
-            raise RedactionUncertain("the time for one instance is spent")
+    def _look(self, array: NDArray[Any], shown: NDArray[np.uint8], task: _Task) -> list[Judged] | None:
+        """Judge the text of one frame, in the full range of its values and as it is displayed; None when that cannot be done
+        and a person answers for it.
+        """
+        try:
+            left = task.left()
+            if shown.ndim == 3:
+                return self._judge(pages(shown), left, task)
+            whole = _full_range(array)
+            made = pages(whole)
+            if not _alike(whole, shown):
+                made += pages(shown)
+            return self._judge(made, left, task)
+        except RedactionUncertain:
+            if task.vouched:
+                return None
+            raise
+
+    def _judge(self, made: list[Page], left: float, task: _Task) -> list[Judged]:
         words = task.read([page.picture for page in made], min(left, self._frame_s))
         judged: list[Judged] = []
         for line in lines(made, words, task.facts.matches):
@@ -183,7 +205,12 @@ class Redact:
         return judged
 
     def _identifies(self, plane: NDArray[np.uint8], task: _Task) -> bool:
-        return any(reason is not None for _, reason in self._judge(pages(plane), task))
+        try:
+            return any(reason is not None for _, reason in self._judge(pages(plane), task.left(), task))
+        except RedactionUncertain:
+            if task.vouched:
+                return False
+            raise
 
 
 def _full_range(array: NDArray[Any]) -> NDArray[np.uint8]:
