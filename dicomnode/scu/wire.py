@@ -3,7 +3,8 @@
 **Way** The socket does not block. `Wire.put` takes buffers, `Wire.flush` hands them to the kernel, many at a call; where the
 peer does not read, it waits for either direction and comes back when the peer has said something. `Wire.pdu` gives the next
 PDU. ``TCP_QUICKACK`` is armed anew before each wait for the peer: else its Nagle algorithm holds the second half of a response
-back until our acknowledgement, 40 ms late, has come. ``tick`` is called at each step and at least once a second.
+back until our acknowledgement, 40 ms late, has come. ``tick`` is called at each step and at least once a second, also while
+the name of the peer is looked up: the resolver takes what time it likes, so it is asked in a thread of its own.
 It stands beside `upper.wire`, which reads much and writes little; a requestor writes much, and must hear the peer meanwhile.
 
 **Fails** `Closed` when the connection has ended, or nothing moved for the time given, or what came is no PDU.
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 #: Longest wait without a ``tick``, seconds.
 _SLICE_S = 1.0
@@ -30,6 +33,8 @@ _HEAD_BYTES = 6
 _LONGEST_PDU = 131072
 
 Pdu = tuple[int, bytes]
+#: What `socket.getaddrinfo` gives.
+_Addresses = list[tuple[Any, ...]]
 
 
 class Closed(Exception):
@@ -55,7 +60,7 @@ class Wire:
     def connect(cls, host: str, port: int, timeout_s: float, tick: Callable[[], None]) -> Wire:
         """Connect to the first address of the host that answers; raises `OSError`."""
         error: OSError = OSError("the name of the host has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        for family, kind, protocol, _, address in _addresses(host, port, timeout_s, tick):
             sock = socket.socket(family, kind, protocol)
             try:
                 sock.setblocking(False)
@@ -206,3 +211,30 @@ class Wire:
             self._unsent.clear()
         self.closed = True
         self._sock.close()
+
+
+def _addresses(host: str, port: int, timeout_s: float, tick: Callable[[], None]) -> _Addresses:
+    """Give the addresses of a host; raises `OSError`, also when they are not known in time."""
+    with suppress(socket.gaierror, UnicodeError):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    answer: list[_Addresses | OSError] = []
+
+    def ask() -> None:
+        try:
+            answer.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            answer.append(error)
+        except UnicodeError:
+            answer.append(OSError("what is set as the host is no name"))
+
+    thread = threading.Thread(target=ask, name="resolver", daemon=True)
+    thread.start()
+    deadline = time.monotonic() + timeout_s
+    while not answer and (left := deadline - time.monotonic()) > 0 and thread.is_alive():
+        tick()
+        thread.join(min(left, _SLICE_S))
+    if not answer:
+        raise TimeoutError("the name of the host is not resolved in time")
+    if isinstance(answer[0], OSError):
+        raise answer[0]
+    return answer[0]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -18,6 +19,7 @@ from dicomnode.errors import PeerUnavailable
 from dicomnode.records import Verdict
 from dicomnode.scu.link import Link
 from dicomnode.scu.pace import Bucket, Pace
+from dicomnode.settings import Peer
 from dicomnode.upper import command, pdata, pdus
 from tests.integration.sending import CT, CT_CLASS, inside
 from tests.peers import wait_for
@@ -300,6 +302,27 @@ def test_both_release(tmp_path: Path) -> None:
     with peer(script) as (port, _):
         opened(port).close()
     assert kinds == [5, 6, 0]
+
+
+def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs the timeout, and what is to be done beside waiting is done: else the whole sender would count as stuck."""
+    done, ticks, real = threading.Event(), [], socket.getaddrinfo
+
+    def resolver(host: str, port: int, **how: Any) -> Any:
+        if not how.get("flags"):
+            done.wait(60)
+        return real(host, port, **how)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    far = Peer(ae_title="PEER", host="pacs.invalid", port=104, trust="inside")
+    started = time.monotonic()
+    try:
+        with pytest.raises(PeerUnavailable):
+            Link.open(far, "DICOMNODE", [WANTED], 1.5, lambda: ticks.append(0))
+    finally:
+        done.set()
+    assert time.monotonic() - started < 20
+    assert len(ticks) >= 2
 
 
 def test_an_acceptance_that_cannot_be_read() -> None:
