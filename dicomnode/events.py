@@ -32,7 +32,8 @@ EVENTS: Mapping[str, str] = {
     "config_rejected": "A configuration cannot be used; a running node keeps the old one. Administrator.",
     # -- the door
     "association_accepted": "A peer opened an association.",
-    "association_rejected": "A peer was rejected at the door. Administrator, when the peer is one of ours.",
+    "association_rejected": "A peer was rejected at the door; count: so many more were before it, and had no line, because one "
+    "address has twenty of them in ten seconds. Administrator, when the peer is one of ours.",
     "association_released": "An association ended in order.",
     "association_aborted": "An association broke off; what was not acknowledged comes again from the peer.",
     "instance_committed": "An instance is safe on disk and was acknowledged.",

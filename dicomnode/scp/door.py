@@ -3,7 +3,8 @@
 **Way** `Door.knock` is asked of every connection, before a thread or a buffer is spent on it: few may wait for judgement.
 `Door.judge` is asked before the association is accepted and gives None or the A-ASSOCIATE-RJ with a word for the log. The
 called AE title is looked at first, then the calling one, then the address, then room on disk, then a seat: in all, and for
-this calling AE. `Door.leave` ends what `judge` admitted, `Door.let_go` what `knock` did.
+this calling AE. `Door.leave` ends what `judge` admitted, `Door.let_go` what `knock` did. Who asks again and again cannot fill
+the log (`Flood`).
 
 **Standard** PS3.8 Table 9-21 (result, source, reason).
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import ipaddress
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +27,8 @@ from dicomnode.settings import Settings
 #: Connections that wait for judgement: this many for each association that may be open, but never fewer than `_FEWEST`.
 _WAITING_PER_ASSOCIATION = 2
 _FEWEST = 16
+#: Rejections of one address that are told in so many seconds, and of how many addresses.
+_LINES, _WINDOW_S, _ADDRESSES = 20, 10.0, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,30 @@ class Rejection:
 
     code: tuple[int, int, int]
     reason: str
+
+
+class Flood:
+    """Which rejections are told: the first `_LINES` of an address in any `_WINDOW_S` seconds; the others are counted."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ends = 0.0
+        self._told: Counter[str] = Counter()
+        self._left_out = 0
+
+    def line(self, address: str) -> int | None:
+        """Give how many were left out since the last line that was told; None when this one is left out too."""
+        with self._lock:
+            if self._clock() >= self._ends:
+                self._ends = self._clock() + _WINDOW_S
+                self._told.clear()
+            if self._told[address] >= _LINES or (address not in self._told and len(self._told) >= _ADDRESSES):
+                self._left_out += 1
+                return None
+            self._told[address] += 1
+            count, self._left_out = self._left_out, 0
+            return count
 
 
 class Door:
@@ -49,6 +78,7 @@ class Door:
         self._room = max(_FEWEST, _WAITING_PER_ASSOCIATION * settings.scp.max_associations)
         self._lock = threading.Lock()
         self._accepts = True
+        self.flood = Flood()
         #: Set when the acceptor drains: nobody comes in any more.
         self.closed = False
 

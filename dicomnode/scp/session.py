@@ -72,7 +72,9 @@ class Session:
         else:
             rejection = self._door.judge(self.association_id, self.calling_ae, self.called_ae, self._address)
         if rejection is not None:
-            log.warning("association_rejected", **self._who(), reason=rejection.reason)
+            left_out = self._door.flood.line(self._address)
+            if left_out is not None:
+                log.warning("association_rejected", **self._who(), reason=rejection.reason, count=left_out or None)
             return rejection
         self._door.let_go(self._connection)
         return None

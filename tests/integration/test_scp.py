@@ -27,7 +27,7 @@ from dicomnode import contexts, dimse, log
 from dicomnode.errors import BadSetting, CannotListen
 from dicomnode.header import data_set_start, header
 from dicomnode.scp import receive, run_acceptor
-from dicomnode.scp.door import Door
+from dicomnode.scp.door import Door, Flood
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.spool import Spool
 from dicomnode.upper import driver
@@ -137,6 +137,17 @@ def test_strangers_who_stay_after_their_rejection_take_room(node: Node, monkeypa
                 answers.append(sock.recv(10)[:1])
         assert answers.count(b"\x03") == node.settings.scp.max_associations == node.door.waiting()
     wait_for(lambda: node.door.waiting() == 0, what="they have gone")
+
+
+def test_a_storm_of_rejections_does_not_fill_the_log() -> None:
+    """Twenty lines of an address in ten seconds, then a count; others are told as before, and addresses without end are not."""
+    now = [0.0]
+    flood = Flood(lambda: now[0])
+    assert [flood.line("192.0.2.1") for _ in range(50)] == [0] * 20 + [None] * 30
+    assert [flood.line("192.0.2.2"), flood.line("192.0.2.2")] == [30, 0]
+    assert sum(flood.line(f"2001:db8::{number}") is not None for number in range(1000)) == 254
+    now[0] = 10.0
+    assert flood.line("192.0.2.1") == 746
 
 
 def test_limit_of_associations(tmp_path: Path) -> None:
