@@ -5,8 +5,8 @@ with a C-STORE (`Incoming`), writes the fragments of its data set as they come, 
 before it looks at anything further. No instance is ever whole in memory, and a peer that does not wait for answers is slowed
 by the socket, not queued: asynchronous operations are not negotiated.
 
-**Fails** A disk that is full while receiving is remembered in `Incoming.failure`; the rest of the data set is passed over, so
-that the peer gets its answer. A message that makes no sense raises `Malformed`, which aborts the association.
+**Fails** A disk that is full, or short, while receiving is remembered in `Incoming.failure`; the rest of the data set is
+passed over, so that the peer gets its answer. A message that makes no sense raises `Malformed`, which aborts the association.
 
 **Standard** PS3.7 sections 6.3.1 and 9.1, Annex C (0x0211, 0x0122) and Annex E, PS3.8 Annex E.2.
 
@@ -34,13 +34,18 @@ _MESSAGES_MAX = 16
 _FIRST_BYTES = 2048
 #: The kernel is asked to write this often, so that the fsync at the end of a large instance has little left to do.
 _WRITE_BACK_BYTES = 1 << 20
+#: The free disk is looked at this often: what comes in may not eat the room of results meanwhile.
+_ROOM_BYTES = 16 << 20
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Incoming:
     """A data set on its way into a temporary file of the spool."""
 
-    def __init__(self, path: Path, instance_id: str, meta: bytes, failure: Refused | None = None) -> None:
+    def __init__(
+        self, path: Path, instance_id: str, meta: bytes, failure: Refused | None = None,
+        short: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
         self.instance_id = instance_id
         self.meta = meta
@@ -50,7 +55,8 @@ class Incoming:
         #: The beginning of the data set.
         self.first = b""
         self._file: int | None = None
-        self._written = self._given = 0
+        self._written = self._given = self._asked = 0
+        self._short = short
 
     def write(self, data: memoryview) -> None:
         """Take one fragment; never raises, see ``failure``."""
@@ -70,6 +76,11 @@ class Incoming:
             if self._written - self._given >= _WRITE_BACK_BYTES:
                 write_back(self._file, self._given, self._written - self._given)
                 self._given = self._written
+            if self._written - self._asked >= _ROOM_BYTES:
+                self._asked = self._written
+                if self._short():
+                    self.failure = OutOfResources("free disk fell below scp.reserve_bytes")
+                    self.discard()
         except OSError as error:
             self.failure = OutOfResources(f"the spool took no more: {error.strerror}")
             self.discard()

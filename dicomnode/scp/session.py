@@ -96,7 +96,7 @@ class Session:
             return Incoming(path, instance_id, b"", OutOfResources("free disk is below scp.reserve_bytes"))
         sender = Sender(self.calling_ae, self.called_ae, self._address, now)
         meta = file_meta(request.sop_class_uid, request.sop_instance_uid, transfer_syntax_uid, sender, receiver=self._local)
-        return Incoming(path, instance_id, meta)
+        return Incoming(path, instance_id, meta, short=self._below_reserve)
 
     def store(self, request: Command, context: tuple[str, str], incoming: Incoming | None) -> int:
         """Answer a C-STORE request; success only when the instance is safe."""

@@ -246,3 +246,16 @@ def test_what_is_refused_is_never_opened(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CannotUnderstand):
         incoming.finish()
+
+
+def test_a_disk_that_runs_short_while_a_large_object_comes(tmp_path: Path) -> None:
+    """The object is given up at once, not at its end: what it holds by then is the room of results."""
+    asked = []
+    incoming = Incoming(tmp_path / "x", "id", b"meta", short=lambda: asked.append(0) is None and len(asked) > 1)
+    for _ in range(40):
+        incoming.write(memoryview(bytes(1 << 20)))
+    assert len(asked) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert incoming.size_bytes == 40 << 20
+    with pytest.raises(OutOfResources):
+        incoming.finish()
