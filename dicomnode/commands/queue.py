@@ -184,7 +184,7 @@ def retry(
 
 @app.command()
 def release(context: typer.Context, keys: Keys = None, config: Config = None, as_json: Json = False) -> None:
-    """Say that you have looked: held outputs are made with their pixels as they are and leave."""
+    """Say that you have looked: held outputs are made and leave; what redaction finds is blanked, all else stays."""
     _act(context, config, "release", _Wanted(keys or []), as_json=as_json)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from dicomnode.errors import DicomNodeError, DiedThrice
+from dicomnode.errors import DicomNodeError, DiedThrice, RedactionUncertain
 from dicomnode.keeper.ledger import deliveries_of
 from dicomnode.settings import Peer
 
@@ -136,7 +136,7 @@ def _of_delivery(key: str, one: Event, peers: Mapping[str, Peer], lane: Lane) ->
     if isinstance(one["status"], int):
         told["status"] = f"0x{one['status']:04X}"
     if state in ("hold", "expired"):
-        act = "release" if state == "hold" and not one["location"] else "retry"
+        act = "release" if reason == RedactionUncertain.code else "retry"
         return told | {"reason": reason, "who": actor(reason), "acts": f"dicomnode queue {act} {key}, or drop"}
     if state in ("ready", "deferred"):
         way, why, since = lane(name)
@@ -146,7 +146,11 @@ def _of_delivery(key: str, one: Event, peers: Mapping[str, Peer], lane: Lane) ->
         if way != "up":
             waits = "is probed until it answers" if way == "down" else "refuses this node"
             told["destination_since"] = since.isoformat() if since else None
+            if way == "blocked":
+                told["acts"] = f"once it takes this node, dicomnode queue retry {key}"
             return told | {"what": f"the destination is {way} ({why}) and {waits}", "who": "administrator"}
+        if not one["urgent"] and not peer.sends_at(datetime.now().astimezone().time()):
+            return told | {"what": f"waits for the window {', '.join(peer.windows)}; dicomnode queue urgent {key} sends it now"}
     return told
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -203,6 +203,31 @@ def now_of(settings: Settings) -> dict[str, object]:
     return dict(line)
 
 
+def test_a_closed_window_is_told(settings: Settings, queue: SqliteQueue) -> None:
+    """Nobody need act, and who cannot wait is told how not to."""
+    assert settings.directory is not None
+    soon = datetime.now().astimezone() + timedelta(hours=2)
+    window = f"{soon:%H:%M}-{soon + timedelta(hours=1):%H:%M}"
+    with (settings.directory / "peers" / "pacs.toml").open("a") as file:
+        file.write(f'windows = ["{window}"]\n')
+    queue.add(instance(1))
+    queue.finish(claimed(queue), ME, SUMMARY, [output(1)], [], NOW)
+    waits = now_of(settings)
+    assert waits["who"] == "nobody"
+    assert window in str(waits["what"])
+    assert f"dicomnode queue urgent {ONE}" in str(waits["what"])
+    queue.hasten(ONE, NOW)
+    assert "what" not in now_of(settings)
+
+
+@pytest.mark.parametrize(("reason", "act"), [("redaction_uncertain", "release"), ("undecodable", "retry")])
+def test_what_lets_a_held_output_go_is_told(settings: Settings, queue: SqliteQueue, reason: str, act: str) -> None:
+    """A release waives what redaction is not sure of and nothing else."""
+    queue.add(instance(1))
+    queue.finish(claimed(queue), ME, SUMMARY, [], [Held("sc", ("pacs",), reason)], NOW)
+    assert now_of(settings)["acts"] == f"dicomnode queue {act} {ONE}, or drop"
+
+
 def test_who_must_act_is_told(settings: Settings, queue: SqliteQueue) -> None:
     """By the reason that stands on the row, with the command that does it."""
     queue.add(instance(1))
@@ -218,6 +243,7 @@ def test_who_must_act_is_told(settings: Settings, queue: SqliteQueue) -> None:
     blocked = now_of(settings)
     assert blocked["who"] == "administrator"
     assert "blocked" in str(blocked["what"])
+    assert f"dicomnode queue retry {ONE}" in str(blocked["acts"])
     queue.settle(one_delivery(queue), ME, Verdict("refused", "refused_by_peer", 0xA900), NOW)
     refused = now_of(settings)
     assert (refused["who"], refused["status"], refused["acts"]) == (
