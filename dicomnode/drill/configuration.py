@@ -2,7 +2,8 @@
 
 **Way** `scratch` takes checked settings and changes what would reach out of the scratch folder (address, port, state, peers,
 hook) or make a drill last hours (timeouts, waits between tries, send windows and caps). Models, rules, workers, acceptors
-and limits stay. Every peer that is sent to becomes an archive of the drill, on a port of its own.
+and limits stay, but for limits of associations that the drill itself would meet. Every peer that is sent to becomes an archive
+of the drill, on a port of its own.
 
 **Limits** A rule set that might make nothing of a generated radiograph gets the rule ``drill`` in front: nothing could be
 delivered otherwise. The rule ``drill-two`` has a second destination, for drills of one that is slow or refuses.
@@ -30,6 +31,8 @@ STALL_S = 3.0
 ANSWER_S = 3.0
 #: An instance may take this long, seconds; who hangs in one is replaced some time after.
 DEADLINE_S = 20.0
+#: Limits of associations below this are raised to it: so many the drills have open at once, and those that linger.
+_ASSOCIATIONS = 16
 _SHORT: Mapping[str, Mapping[str, object]] = {
     "scp": {
         "acse_timeout_s": STALL_S, "dimse_timeout_s": STALL_S, "network_timeout_s": 20.0, "min_free_bytes": 1 << 20,
@@ -68,6 +71,8 @@ def scratch(
     for overlay in (_SHORT, changes or {}):
         for section, values in overlay.items():
             plain[section] |= values
+    for limit in ("max_associations", "max_associations_per_ae"):
+        plain["scp"][limit] = max(_ASSOCIATIONS, plain["scp"][limit])
     if settings.work.models_dir is not None:
         plain["work"]["models_dir"] = str(settings.work.models_dir.absolute())
     node = {name: plain[name] for name in ("node", "scp", "work", "send", "keep", "log")}

@@ -53,6 +53,14 @@ def drilled(settings: Settings, tmp_path: Path, **changes: Any) -> Settings:
     return load(tmp_path / "drilled")
 
 
+def test_a_drill_does_not_meet_the_limits_of_a_small_site(tmp_path: Path) -> None:
+    """Five senders at once are no fault of a node that takes two; wider limits stay."""
+    before = site(tmp_path / "site")
+    narrow = before.scp.model_copy(update={"max_associations": 20, "max_associations_per_ae": 2})
+    after = drilled(before.model_copy(update={"scp": narrow}), tmp_path)
+    assert (after.scp.max_associations, after.scp.max_associations_per_ae) == (20, 16)
+
+
 def test_nothing_of_the_site_is_reached(tmp_path: Path) -> None:
     """Address, port, state, every peer, hook, windows and caps are the drill's; limits, models and rules the site's."""
     before = site(tmp_path / "site")
