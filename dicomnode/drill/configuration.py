@@ -71,8 +71,7 @@ def scratch(
     for overlay in (_SHORT, changes or {}):
         for section, values in overlay.items():
             plain[section] |= values
-    for limit in ("max_associations", "max_associations_per_ae"):
-        plain["scp"][limit] = max(_ASSOCIATIONS, plain["scp"][limit])
+    plain["scp"] |= {name: max(_ASSOCIATIONS, plain["scp"][name]) for name in ("max_associations", "max_associations_per_ae")}
     if settings.work.models_dir is not None:
         plain["work"]["models_dir"] = str(settings.work.models_dir.absolute())
     node = {name: plain[name] for name in ("node", "scp", "work", "send", "keep", "log")}

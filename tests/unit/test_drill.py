@@ -62,7 +62,7 @@ def test_a_drill_does_not_meet_the_limits_of_a_small_site(tmp_path: Path) -> Non
 
 
 def test_nothing_of_the_site_is_reached(tmp_path: Path) -> None:
-    """Address, port, state, every peer, hook, windows and caps are the drill's; limits, models and rules the site's."""
+    """Address, port, state, every peer, hook, windows and caps are the drill's; models and rules the site's."""
     before = site(tmp_path / "site")
     after = drilled(before, tmp_path)
     assert (after.node.bind, after.node.port, after.node.state_dir) == ("127.0.0.1", 19999, tmp_path / "state")
@@ -72,7 +72,7 @@ def test_nothing_of_the_site_is_reached(tmp_path: Path) -> None:
     assert {(peer.windows, peer.max_mbit_s) for peer in after.peers.values()} == {((), 0.0)}
     assert (after.keep.hook, after.send.max_mbit_s) == ((), 0.0)
     assert after.node.ae_title == "SITE"
-    assert after.scp.max_associations == 7
+    assert after.scp.max_associations == 16
     assert not after.node.open
     assert after.routes.rule[1:] == before.routes.rule
     assert after.work == before.work.model_copy(update={"deadline_s": after.work.deadline_s})
