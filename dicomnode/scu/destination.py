@@ -117,7 +117,7 @@ class Destination:
     def _claim(self) -> None:
         """Fill the pool when it is empty; else look for what is urgent, every so often."""
         now, empty = time.monotonic(), not self._pool and not self._urgent
-        if now < (self._next_claim if empty else self._next_look):
+        if now < (self._next_claim if empty else self._next_look) or len(self._urgent) >= BATCH:
             return
         found = self._queue.claim_deliveries(
             self.name, self._owner, BATCH, datetime.now(UTC), urgent_only=not empty or not self._open,

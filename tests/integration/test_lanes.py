@@ -252,6 +252,19 @@ def test_batches_follow_each_other(tmp_path: Path) -> None:
     assert shared.take(0, linked=True) is None
 
 
+def test_no_more_is_claimed_than_can_be_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Urgent ones that come faster than they leave stay in the queue, beyond a batch of them."""
+    monkeypatch.setattr(destination, "_URGENT_S", 0.0)
+    sending = Sending(tmp_path, {"pacs": inside(104)})
+    for number in range(2 * destination.BATCH + 40):
+        sending.add(CT, "pacs", urgent=number >= destination.BATCH)
+    shared = destination.Destination("pacs", sending.settings, sending.queue, sending.owner)
+    for number in range(6):
+        assert shared.take(0, linked=number > 0) is not None
+        shared.reached(0, linked=True)
+    assert destination.BATCH < sending.states().count("active") <= 3 * destination.BATCH, sending.states()
+
+
 def test_what_takes_too_long_at_the_end_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to stop while a C-STORE takes longer than the drain, the lane cuts it off and gives it back untried."""
     monkeypatch.setattr(lane, "DRAIN_S", 0.2)
