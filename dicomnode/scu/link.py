@@ -43,6 +43,8 @@ SLOWEST_BYTES_S = 250_000
 BLOCK_BYTES = 1 << 20
 #: Longest fragment, however long a PDU the peer takes.
 _LONGEST_FRAGMENT = 256 << 10
+#: Fragments framed at a time: a peer may ask for very short ones, and each has objects of its own.
+_MOST_FRAGMENTS = 4096
 #: A peer has this long to answer a release, seconds, where the timeout is longer.
 _RELEASE_S = 10.0
 
@@ -166,7 +168,7 @@ class Link:
             self._buffer = memoryview(bytearray(BLOCK_BYTES))
         room = min(pdata.room(self._max_pdu), _LONGEST_FRAGMENT, pace.chunk)
         room = room - room % 2 or room
-        block = max(min(BLOCK_BYTES, pace.chunk) // room * room, room)
+        block = max(min(BLOCK_BYTES, pace.chunk, _MOST_FRAGMENTS * room) // room * room, room)
         request = command.store_rq(
             self._ask(command.C_STORE_RQ), content.sop_class_uid, content.sop_instance_uid, priority,
         )

@@ -17,6 +17,7 @@ import pytest
 from dicomnode import contexts, dimse
 from dicomnode.errors import PeerUnavailable
 from dicomnode.records import Verdict
+from dicomnode.scu import link as links
 from dicomnode.scu.link import Link
 from dicomnode.scu.pace import Bucket, Pace
 from dicomnode.settings import Peer
@@ -159,6 +160,28 @@ def test_pdus_are_as_long_as_the_peer_takes_them(tmp_path: Path, max_pdu: int) -
     assert all((length - pdata.OVERHEAD) % 2 == 0 for length in end.lengths[-5:])
     said = command.parse(b"".join(end.commands))
     assert (said.field, said.sop_class_uid, said.has_data_set) == (command.C_STORE_RQ, CT_CLASS, True)
+
+
+def test_the_shortest_pdus_cost_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that takes two bytes at a time gets them, few at a time."""
+    framed, real = [], links._framed
+
+    def counted(*what: Any, **how: Any) -> Any:
+        framed.append(len(made := real(*what, **how)))
+        return made
+
+    monkeypatch.setattr(links, "_framed", counted)
+
+    def script(end: Connection) -> None:
+        end.message()
+        end.sock.sendall(answer(dimse.SUCCESS))
+
+    with peer(script, 8) as (port, end):
+        link, path = opened(port, 30), sized(tmp_path, 20_000)
+        assert link.send(path, WANTED, path.stat().st_size).outcome == "delivered"
+        link.abort()
+    assert path.read_bytes().endswith(bytes(end.data))
+    assert max(framed) <= 8192
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(dimse.OUT_OF_RESOURCES, "deferred"), (dimse.CANNOT_UNDERSTAND, "refused")])
