@@ -236,7 +236,8 @@ class Queue(Protocol):
         """Work or send again under the same rules: a deferred, held or quarantined instance becomes waiting, a held,
         expired or deferred delivery with a file becomes ready; outputs held before they were made make the instance
         waiting with the next generation, in which they alone are made. The row of an unreadable file is deleted: the next
-        intake reads it again. Gives the number of rows changed; what ``who`` did is kept, as for release and drop.
+        intake reads it again. Gives the number of rows changed, lanes that were blocked among them; what ``who`` did is kept,
+        as for release and drop.
 
         Of a done instance of which everything has ended (delivered or dropped) and whose source is still kept, this is a
         rework on purpose: the next generation makes everything anew, each report naming the one before it.

@@ -97,7 +97,7 @@ class People(Database):
                     f"{_DELIVERIES_AGAIN} AND state IN ('hold', 'expired', 'deferred')", values,
                 ).rowcount
                 changed += _rework(connection, values)
-            _unblock(connection, values)
+            changed += _unblock(connection, values)
             return _note(connection, instance_id, now, who, "retry", changed)
 
     def release(self, instance_id: str, now: datetime, who: str = "") -> int:
@@ -110,7 +110,7 @@ class People(Database):
             ).rowcount
             changed += _remake(connection, values, waive=True)
             changed += connection.execute(f"{_DELIVERIES_AGAIN} AND state = 'hold'", values).rowcount
-            _unblock(connection, values)
+            changed += _unblock(connection, values)
             return _note(connection, instance_id, now, who, "release", changed)
 
     def drop(self, instance_id: str, now: datetime, who: str = "") -> int:
@@ -177,12 +177,12 @@ def _row(connection: sqlite3.Connection, instance_id: str) -> sqlite3.Row:
     return row
 
 
-def _unblock(connection: sqlite3.Connection, values: Mapping[str, object]) -> None:
-    """Who sends again by hand has mended something: lanes that were blocked are tried at once."""
-    connection.execute(
+def _unblock(connection: sqlite3.Connection, values: Mapping[str, object]) -> int:
+    """Who sends again by hand has mended something: lanes that were blocked are tried at once; gives how many."""
+    return connection.execute(
         "UPDATE destinations SET state = 'up', reason = '', since = :now WHERE state = 'blocked' "
         "AND name IN (SELECT destination FROM deliveries WHERE instance_id = :key)", values,
-    )
+    ).rowcount
 
 
 def _note(connection: sqlite3.Connection, instance_id: str, now: datetime, who: str, what: str, changed: int) -> int:

@@ -845,6 +845,16 @@ class QueueContract:
         assert queue.destination_state("pacs") == ("up", "", LATER)
         assert queue.destination_state("lab")[0] == "blocked"
 
+    def test_who_opened_a_lane_is_kept(self, queue: Queue) -> None:
+        """Also where nothing else changed: what waited was ready all the time."""
+        queue.add(instance(1))
+        queue.finish(claimed(queue), ME, SUMMARY, [output(1)], [], NOW)
+        queue.set_destination("pacs", "blocked", "association_rejected", NOW)
+        assert queue.retry(instance(1).instance_id, NOW, "anna") == 1
+        (row,) = queue.find(instance(1).instance_id)
+        assert [(act["who"], act["what"]) for act in row["acts"]] == [("anna", "retry")]  # type: ignore[attr-defined]
+        assert queue.retry(instance(1).instance_id, NOW, "anna") == 0
+
     def test_retry_of_a_held_output_makes_the_next_generation_without_waiving(self, queue: Queue) -> None:
         """Redaction is asked again; the former results are named, the empty place on hold is gone."""
         worked(queue, instance(), [output()], [Held("sc", ("pacs",), "redaction_uncertain")])
