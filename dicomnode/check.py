@@ -150,7 +150,9 @@ def _port(settings: Settings) -> Answers:
             elif error.errno == errno.EACCES and node.port < _UNPRIVILEGED:
                 yield Answer("port", "warning", f"{node.port} needs a privilege, or systemd's dicomnode.socket, which opens it")
             else:
-                yield Answer("port", "fault", f"node.port: {node.bind} port {node.port}: {os.strerror(error.errno or 0)}")
+                holder = "; sound if systemd's dicomnode.socket holds it" if error.errno == errno.EADDRINUSE else ""
+                why = os.strerror(error.errno or 0)
+                yield Answer("port", "fault", f"node.port: {node.bind} port {node.port}: {why}{holder}")
             return
     yield Answer("port", "ok", f"{node.port}, free")
 

@@ -9,7 +9,7 @@ their line.
 **Fails** Nothing found is `NotFound`, which ends with 1.
 
 **Limits** Reads only, makes no file, and may run beside the node, as the node's own user. An Accession Number is known of
-instances that were taken in since version 3 of the queue, and only from the top level of the data set.
+instances that were taken in since version 3 of the queue, and only from the top level of the data set, in ASCII or UTF-8.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ ON CONFLICT (destination) DO UPDATE SET urgent_run = excluded.urgent_run
 """
 #: So many urgent ones in succession at most, while ordinary ones are due.
 URGENT_RUN = 3
+_OLD = "SELECT * FROM deliveries WHERE state IN ('ready', 'deferred') AND life_from < ? ORDER BY delivery_id"
 _SETTLE = """
 UPDATE deliveries SET state = :state, owner = NULL, reason = :reason, status = :status, due_at = :due, since = :now
 WHERE delivery_id = :delivery_id AND state = 'active' AND owner = :owner AND attempt = :attempt
@@ -121,11 +122,11 @@ class Deliveries(Database):
 
     def expire(self, lifetime: timedelta, now: datetime) -> tuple[Delivery, ...]:
         """Set aside deliveries that are older than ``lifetime``."""
+        values = (to_db(now - lifetime),)
+        if not self._all(_OLD, values):  # without the write lock: all that waits is gone through
+            return ()
         with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT * FROM deliveries WHERE state IN ('ready', 'deferred') AND life_from < ? ORDER BY delivery_id",
-                (to_db(now - lifetime),),
-            ).fetchall()
+            rows = connection.execute(_OLD, values).fetchall()
             connection.executemany(
                 "UPDATE deliveries SET state = 'expired', reason = ?, due_at = NULL, since = ? WHERE delivery_id = ?",
                 [(Expired.code, to_db(now), row["delivery_id"]) for row in rows],
