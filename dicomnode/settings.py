@@ -91,7 +91,7 @@ class ScpSettings(_Model):
     )
     max_pdu_bytes: int = Field(131072, ge=16384, le=1048576, description="Largest P-DATA-TF PDU that we take, bytes.")
     acse_timeout_s: float = Field(30, gt=0, description="Wait for association messages, seconds.")
-    dimse_timeout_s: float = Field(60, gt=0, description="Wait for the rest of a DIMSE message, seconds.")
+    dimse_timeout_s: float = Field(60, gt=0, description="Wait for the rest of a PDU, and in a message for the next, seconds.")
     network_timeout_s: float = Field(120, gt=0, description="An association that is idle this long is aborted, seconds.")
     min_free_bytes: int = Field(
         1 << 30, ge=0, description="Below this much disk for the intake new associations are refused, bytes: "

@@ -111,7 +111,7 @@ class StoreAssociation:
         try:
             receiver = self._establish()
             while True:
-                receiver.take(self._driver.data())
+                receiver.take(self._driver.data(within=receiver.within))
         except Ended as end:
             how = end.how
         except Malformed:

@@ -174,6 +174,11 @@ class Receiver:
             if messages > _MESSAGES_MAX:
                 raise Malformed("messages without end in one PDU")
 
+    @property
+    def within(self) -> bool:
+        """True while a message has begun and not ended."""
+        return self._request is not None or bool(self._command)
+
     def discard(self) -> int:
         """Delete what is half received; gives how many."""
         incoming, self._incoming = self._incoming, None

@@ -44,9 +44,10 @@ class Limits:
 
     #: ARTIM: the association request must be whole by then, seconds from the connection.
     artim_s: float
-    #: A PDU must be whole this long after its first byte, and what we write must be taken, seconds.
+    #: A PDU must be whole this long after its first byte, the next one of a message must begin by then, and what we write
+    #: must be taken, seconds.
     pdu_s: float
-    #: An association on which nothing comes is aborted, seconds.
+    #: An association on which nothing comes between messages is aborted, seconds.
     idle_s: float
     max_pdu_bytes: int
 
@@ -89,10 +90,12 @@ class Driver:
         self.state = "Sta6"
 
     # -- data transfer
-    def data(self) -> memoryview:
-        """Wait for the next P-DATA-TF PDU and give its body, good until the next call."""
-        longest = max(self._limits.max_pdu_bytes, ASSOCIATE_MAX_BYTES)
-        kind, body = self._next(longest, self._data_deadline)
+    def data(self, *, within: bool = False) -> memoryview:
+        """Wait for the next P-DATA-TF PDU and give its body, good until the next call; ``within`` a message, or for one."""
+        limits, asked = self._limits, time.monotonic()
+        patience_s = min(limits.pdu_s, limits.idle_s) if within else limits.idle_s
+        longest = max(limits.max_pdu_bytes, ASSOCIATE_MAX_BYTES)
+        kind, body = self._next(longest, lambda begun: asked + patience_s if begun is None else begun + limits.pdu_s)
         if kind == pdus.P_DATA_TF:
             return body
         if kind == pdus.RELEASE_RQ:
@@ -110,9 +113,6 @@ class Driver:
     def say(self, context_id: int, command: bytes) -> None:
         """Send a command set without a data set."""
         self._write(pdata.message(context_id, command, self._peer_max_pdu_bytes))
-
-    def _data_deadline(self, begun: float | None) -> float:
-        return time.monotonic() + self._limits.idle_s if begun is None else begun + self._limits.pdu_s
 
     # -- the end
     def abort(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import socket
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from dicomnode import contexts
 from dicomnode.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicomnode.scp.receive import Receiver
 from dicomnode.scp.session import supported
 from dicomnode.upper import handshake, pdata, pdus
 from dicomnode.upper.command import Malformed
@@ -204,10 +206,26 @@ def test_timers() -> None:
             assert theirs.recv(100) == answer
 
 
+def test_a_message_that_does_not_go_on() -> None:
+    """Between two PDUs of one message a peer has the time of a message, not that of an idle association."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        driver = Driver(Wire(ours), Limits(artim_s=60, pdu_s=0.1, idle_s=60, max_pdu_bytes=16384))
+        driver.state = "Sta6"
+        receiver = Receiver({1: (CT, contexts.EXPLICIT)}, None, driver.say)  # type: ignore[arg-type]
+        theirs.sendall(b"".join(pdata.message(1, bytes(40), 30)[:2]))  # the first of several
+        assert not receiver.within
+        receiver.take(driver.data(within=receiver.within))
+        assert receiver.within
+        started = time.monotonic()
+        with pytest.raises(Ended, match="timeout"):
+            driver.data(within=receiver.within)
+        assert time.monotonic() - started < 30
+        driver.wire.close()
+
+
 def test_a_pynetdicom_requestor_is_served() -> None:
     """The whole way once with pynetdicom at the other end: request, acceptance, C-ECHO, release."""
-    from dicomnode.scp.receive import Receiver
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         ends: list[str] = []
 
