@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from dicomnode.errors import BadSetting, SpoolFull
 from dicomnode.spool.disk import FULL
+
+#: So long somebody may look at a lock, seconds.
+_LOOK_S = 0.5
 
 
 def lock_path(state_dir: Path, role: str) -> Path:
@@ -42,8 +46,20 @@ def take_locks(state_dir: Path, roles: Iterable[str]) -> None:
         except OSError as error:
             kind = SpoolFull if error.errno in FULL else BadSetting
             raise kind(f"node.state_dir: {path} cannot be made ({error.strerror})") from None
+        if not _locked(lock):
+            os.close(lock)
+            raise BadSetting(f"{state_dir}: another `dicomnode serve` runs the role {role!r} on this state_dir")
+
+
+def _locked(lock: int) -> bool:
+    """Lock a file; who only looks whether it is locked, as `dicomnode check` does, has it for a moment."""
+    deadline = time.monotonic() + _LOOK_S
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(lock)
-            raise BadSetting(f"{state_dir}: another `dicomnode serve` runs the role {role!r} on this state_dir") from None
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_S / 10)
+        else:
+            return True
