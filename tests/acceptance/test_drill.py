@@ -150,6 +150,15 @@ def test_a_configuration_that_does_not_work_fails(tmp_path: Path) -> None:
     assert all("78" in one["wrong"] for one in outcomes), outcomes
 
 
+@pytest.fixture
+def heard_sigint() -> Iterator[None]:
+    """SIGINT has its usual effect on what is started: tests in the background of a shell have it ignored."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("heard_sigint")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_drill_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """SIGINT and SIGTERM end every process of the drill and remove its folder."""
