@@ -54,8 +54,8 @@ def drill(
 
     A node is started on loopback with a state folder of its own, generated instances are sent to it, and its processes are
     killed, its disk is filled, its peers misbehave. The site's own node, state, ports and peers are never touched; address,
-    timeouts, waits, send windows and the hook of the configuration are replaced by the drill's. It takes two minutes or
-    more and the work of two cores. Exit code 0: all passed; 1: one failed, and its log is kept.
+    timeouts, waits, send windows and the hook of the configuration are replaced by the drill's. It takes a minute or more
+    and the work of two cores. Exit code 0: all passed; 1: one failed, and its log is kept.
     """
     own_mounts = tmpfs.enter()  # before anything starts a thread
     from dicomnode.drill.configuration import built_in  # noqa: PLC0415
@@ -132,6 +132,8 @@ def _show(course: Course) -> bool:
         for outcome in course.run(begin):
             outcomes.append(outcome)
             live.update(table(drills, outcomes, begun))
+    if not console.is_terminal:  # there the last table ends without a line's end
+        console.print()
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:
         console.print(f"[red]{outcome.drill}[/]: {escape(outcome.wrong)}\n  look at {escape(outcome.look)}", soft_wrap=True)
