@@ -180,7 +180,7 @@ def header(stream: BinaryIO, *, instance_id: str, location: str, node_id: str, k
         location=location,
         size_bytes=size,
         sha256=digest,
-        own_result=_text(found.get(_MAKER)) == MANUFACTURER and _text(found.get(_SERIAL)) == node_id,
+        own_result=uids.text_of(found.get(_MAKER)) == MANUFACTURER and uids.text_of(found.get(_SERIAL)) == node_id,
         accession_token=_accession(found.get(_ACCESSION), key),
         acceptor_pid=meta.acceptor_pid,
     )
@@ -226,7 +226,7 @@ class _Meta:
     @property
     def _ours(self) -> tuple[str, str]:
         """Time of reception and process id of the acceptor as they stand; empty where the file meta is not ours."""
-        private = _text(self.values.get(0x0102)) if _text(self.values.get(0x0100)) == PRIVATE_CREATOR_UID else ""
+        private = uids.text_of(self.values.get(0x0102)) if uids.text_of(self.values.get(0x0100)) == PRIVATE_CREATOR_UID else ""
         time, _, pid = private.partition(" ")
         return time, pid
 
@@ -311,22 +311,18 @@ def _digest(stream: BinaryIO, start: int) -> tuple[int, str]:
 
 
 # -- values of others, taken only in the form that the standard gives them
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("ascii", "replace").strip(" \0")
-
-
 def _uid(value: bytes | None) -> str:
-    text = _text(value)
-    return text if re.fullmatch(r"[0-9.]{1,64}", text) else ""
+    text = uids.text_of(value)
+    return text if uids.has_look(text) else ""
 
 
 def _ae_title(value: bytes | None) -> str:
-    text = _text(value)
+    text = uids.text_of(value)
     return text if re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", text) else ""
 
 
 def _modality(value: bytes | None) -> str:
-    text = _text(value).split("\\", maxsplit=1)[0].strip(" ").upper()
+    text = uids.text_of(value).split("\\", maxsplit=1)[0].strip(" ").upper()
     return text if text in MODALITIES else ""
 
 
@@ -341,7 +337,7 @@ def _accession(value: bytes | None, key: bytes) -> str:
 
 def _host(value: bytes | None) -> str:
     try:
-        parts = urlsplit(_text(value))
+        parts = urlsplit(uids.text_of(value))
     except ValueError:
         return ""
     host = parts.hostname or ""

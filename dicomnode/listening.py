@@ -132,3 +132,10 @@ def _no_port(node: NodeSettings, error: OSError) -> DicomNodeError:
 def port_of(sock: socket.socket) -> int:
     """Give the TCP port that a socket listens on."""
     return int(sock.getsockname()[1])
+
+
+def free_port() -> int:
+    """Give a TCP port of loopback that nobody has now, for a node on trial."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return port_of(probe)

@@ -9,12 +9,23 @@ import hashlib
 import re
 import uuid
 
+_LOOK = re.compile(r"[0-9.]{1,64}")
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
 
 
 def is_valid(uid: str) -> bool:
     """Say whether ``uid`` has the form of PS3.5 section 9.1: digits and dots, at most 64, no leading zeros."""
     return len(uid) <= 64 and _UID.fullmatch(uid) is not None
+
+
+def has_look(text: str) -> bool:
+    """Say whether a peer's text has the look of a UID: digits and dots, at most 64 (see `dicomnode.header`, Limits)."""
+    return _LOOK.fullmatch(text) is not None
+
+
+def text_of(value: bytes | None) -> str:
+    """Give an element's bytes as ASCII text without padding; for UIDs, and what else has the default repertoire."""
+    return (value or b"").decode("ascii", "replace").strip(" \0")
 
 
 def derive(*parts: str) -> str:

@@ -23,6 +23,7 @@ from pydicom import dcmread
 
 from dicomnode.commands.init import Forward, compose, set_value
 from dicomnode.errors import Transient
+from dicomnode.listening import free_port
 from dicomnode.queue.sqlite import SqliteQueue
 
 _START_S = 60.0
@@ -49,7 +50,7 @@ class Place:
 
 def make(root: Path, ae_title: str, forward: Place | None = None) -> Place:
     """Write the configuration of a node that listens on a free port of loopback and takes any caller."""
-    place = Place(ae_title, _free_port(), root / "config", root / "state")
+    place = Place(ae_title, free_port(), root / "config", root / "state")
     forwards = [Forward(forward.ae_title, "127.0.0.1", forward.port)] if forward else []
     files = compose(ae_title, place.port, place.state, forwards)
     for key, value in {"bind": "127.0.0.1", "open": True, **_SMALL_DISK}.items():
@@ -58,12 +59,6 @@ def make(root: Path, ae_title: str, forward: Place | None = None) -> Place:
         (place.config / name).parent.mkdir(parents=True, exist_ok=True)
         (place.config / name).write_text(text, encoding="utf-8")
     return place
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

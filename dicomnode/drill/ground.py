@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from dicomnode.drill.modality import Association
 from dicomnode.drill.node import PATIENCE_S, Node
 from dicomnode.drill.pdu import Ended, Rejected, Wrong
 from dicomnode.drill.pictures import Picture, draw
+from dicomnode.listening import free_port
 from dicomnode.settings import Settings
 
 #: Between two instances of a stream, seconds: workers shall keep up.
@@ -34,7 +34,7 @@ class Ground:
     def __init__(self, root: Path, settings: Settings, state: Path, patience_s: float = PATIENCE_S) -> None:
         self.root, self.settings = root, settings
         self.archives = {name: Archive(name) for name in destinations(settings)}
-        self._port = _free_port()
+        self._port = free_port()
         self._state = state
         self.configure()
         self.node = Node(root / "config", state, self._port, settings.node.ae_title, root / "node.log", patience_s)
@@ -154,9 +154,3 @@ class Stream(threading.Thread):
             raise Wrong(f"another sender was not served: {self.failures[0]}")
         if not any(since <= begun and ended <= until for begun, ended in self.taken):
             raise Wrong(f"for {until - since:.1f} s no other sender was served")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

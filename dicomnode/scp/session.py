@@ -21,7 +21,7 @@ from typing import Any
 from pydicom.uid import UID
 from pynetdicom.presentation import PresentationContext
 
-from dicomnode import contexts, dimse
+from dicomnode import contexts, dimse, uids
 from dicomnode.errors import CannotUnderstand, DatasetMismatch, OutOfResources, Refused
 from dicomnode.header import Sender, file_meta, peek
 from dicomnode.log import get_logger
@@ -29,7 +29,7 @@ from dicomnode.scp.door import Door, Rejection
 from dicomnode.scp.receive import Incoming
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool, new_id
-from dicomnode.upper.command import Command, is_uid
+from dicomnode.upper.command import Command
 from dicomnode.upper.handshake import APPLICATION_CONTEXT, Request
 
 log = get_logger("accept")
@@ -90,7 +90,7 @@ class Session:
         now = datetime.now(UTC)
         instance_id = new_id(now)
         path = self._spool.temporary(instance_id)
-        if not is_uid(request.sop_class_uid) or not is_uid(request.sop_instance_uid):
+        if not uids.has_look(request.sop_class_uid) or not uids.has_look(request.sop_instance_uid):
             return Incoming(path, instance_id, b"", CannotUnderstand("the command names no SOP Class or Instance UID"))
         if self._below_reserve():
             return Incoming(path, instance_id, b"", OutOfResources("free disk is below scp.reserve_bytes"))
@@ -209,4 +209,4 @@ def _ae_title(value: str) -> str:
 
 
 def _uid_text(value: str) -> str:
-    return value if is_uid(value) else "invalid"
+    return value if uids.has_look(value) else "invalid"

@@ -13,10 +13,11 @@ two bytes, or what every message must have is absent. Its text holds tags, never
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dicomnode import uids
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 C_ECHO_RQ, C_ECHO_RSP = 0x0030, 0x8030
@@ -38,7 +39,6 @@ _NUMBERS = frozenset((_FIELD, _MESSAGE_ID, _RESPONDED_TO, _PRIORITY, _DATA_SET_T
 _HEAD = struct.Struct("<HHL")
 _NUMBER = struct.Struct("<HHLH")
 _GROUP_LENGTH = struct.Struct("<HHLL")
-_UID = re.compile(r"[0-9.]{1,64}")
 
 
 class Malformed(ValueError):
@@ -92,8 +92,8 @@ def parse(raw: bytes | bytearray | memoryview) -> Command:
         raise Malformed("a message id or status is absent")
     return Command(
         field, numbers.get(_MESSAGE_ID, 0), numbers.get(_RESPONDED_TO, 0), numbers[_DATA_SET_TYPE] != NO_DATA_SET,
-        _text(found.get(_SOP_CLASS, found.get(_REQUESTED_SOP_CLASS))),
-        _text(found.get(_SOP_INSTANCE, found.get(_REQUESTED_SOP_INSTANCE))),
+        uids.text_of(found.get(_SOP_CLASS, found.get(_REQUESTED_SOP_CLASS))),
+        uids.text_of(found.get(_SOP_INSTANCE, found.get(_REQUESTED_SOP_INSTANCE))),
         numbers.get(_STATUS),
     )
 
@@ -119,17 +119,12 @@ def response(request: Command, status: int) -> bytes:
 
     A text of the request that has not the look of a UID is left out of the answer.
     """
-    named = is_uid(request.sop_class_uid), is_uid(request.sop_instance_uid)
+    named = uids.has_look(request.sop_class_uid), uids.has_look(request.sop_instance_uid)
     return _command((
         _uid(_SOP_CLASS, request.sop_class_uid) if named[0] else b"", _number(_FIELD, request.field | RESPONSE),
         _number(_RESPONDED_TO, request.message_id), _number(_DATA_SET_TYPE, NO_DATA_SET), _number(_STATUS, status),
         _uid(_SOP_INSTANCE, request.sop_instance_uid) if named[1] else b"",
     ))
-
-
-def is_uid(text: str) -> bool:
-    """Say whether a command's text has the look of a UID: digits and dots, at most 64 (see `dicomnode.header`, Limits)."""
-    return _UID.fullmatch(text) is not None
 
 
 def _command(elements: Iterable[bytes]) -> bytes:
@@ -144,7 +139,3 @@ def _number(element: int, value: int) -> bytes:
 def _uid(element: int, text: str) -> bytes:
     value = text.encode("ascii")
     return _HEAD.pack(0, element, len(value) + len(value) % 2) + value + b"\0" * (len(value) % 2)
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("ascii", "replace").strip(" \0")
