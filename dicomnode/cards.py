@@ -27,7 +27,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicomnode.errors import BadCard, DigestMismatch, MissingModel
-from dicomnode.records import BODY_PARTS, Code
+from dicomnode.records import UNCERTAIN, Code
 
 
 def _file_name(value: str) -> str:
@@ -38,6 +38,8 @@ def _file_name(value: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_file_name)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+#: A label or body part: what routes, logs, rows and commands call it.
+Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class _Part(BaseModel):
@@ -86,12 +88,41 @@ class OutputSpec(_Part):
     temperature: float = Field(
         1.0, gt=0, description="Logits are divided by this first; fitted on the validation split."
     )
+    certain_from: Probability | None = Field(
+        None, description="Router: an answer below this probability is uncertain; chosen on the validation split."
+    )
+
+
+class MapSpec(_Part):
+    """``[[maps]]``: a second output that says where, over the area of the network's input tensor."""
+
+    output: str = Field(min_length=1, description="Name of the output in the ONNX graph: float32 (n, labels, rows, cols).")
+    kind: Literal["heat", "mask"] = Field(
+        description="heat: evidence, any number, 0 and below is none; mask: probability of each pixel, 0..1."
+    )
+    labels: tuple[Word, ...] = Field(min_length=1, description="Keys of the labels that the channels are for, in order.")
+    threshold: Probability | None = Field(None, description="mask: a pixel belongs to the label from this probability.")
+
+    @model_validator(mode="after")
+    def _threshold_goes_with_mask(self) -> Self:
+        if (self.kind == "mask") != (self.threshold is not None):
+            raise ValueError("threshold stands exactly where kind = mask")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: a key stands twice")
+        return self
+
+
+class Network(_Part):
+    """``[network]``: how training built the network, so that it can go on from these weights."""
+
+    arch: str = Field(min_length=1, description="Architecture, as `dicomnode train --arch` calls it.")
+    width: float = Field(1.0, gt=0, description="Width multiplier.")
 
 
 class Label(_Part):
     """``[[labels]]``: one answer, in the order of the output."""
 
-    key: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$", description="The word that routes, logs and commands use.")
+    key: Word = Field(description="The word that routes, logs and commands use.")
     meaning: str = Field(min_length=1, description="What it means, for people.")
     concept: Concept = Field(description="Coded concept for reports.")
     abnormal: bool = Field(False, description="Whether this label is something that a person should look at.")
@@ -118,7 +149,7 @@ class TrainingData(_Part):
 
     source: str = Field(min_length=1, description="Where the pictures come from.")
     licence: str = Field(min_length=1, description="Terms of the pictures, with whom to name.")
-    pictures: int = Field(ge=1, description="Number learned from.")
+    pictures: int | None = Field(None, ge=1, description="Number learned from; absent where the maker does not say.")
 
 
 class Sample(_Part):
@@ -137,7 +168,7 @@ class Card(_Part):
     task: Literal["router", "findings"] = Field(description="router: says the body part; findings: says what is seen.")
     file: FileName = Field(description="ONNX file in the card's folder.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the ONNX file.")
-    body_parts: tuple[str, ...] = Field(min_length=1, description="Body parts that the model is for.")
+    body_parts: tuple[Word, ...] = Field(min_length=1, description="Body parts that the model is for.")
     intended_use: str = Field(min_length=1, description="What it may be used for, and what not.")
     licence: Licence = Field(description="Terms of the weights.")
     training_data: tuple[TrainingData, ...] = Field(min_length=1, description="What it learned from.")
@@ -145,6 +176,8 @@ class Card(_Part):
     input: Input = Field(description="What the network reads.")
     output: OutputSpec = Field(description="What the network answers.")
     labels: tuple[Label, ...] = Field(min_length=1, description="The answers, in the order of the output.")
+    maps: tuple[MapSpec, ...] = Field((), description="Outputs that say where: heat maps and masks.")
+    network: Network | None = Field(None, description="How training built it; absent for a model made elsewhere.")
     figures: dict[str, dict[str, int | float | str]] = Field(
         default_factory=dict, description="Measured numbers by split, such as [figures.test]."
     )
@@ -157,13 +190,16 @@ class Card(_Part):
             raise ValueError("labels: a key stands twice")
         if set(self.sample.probabilities) != set(keys):
             raise ValueError("sample.probabilities: needs exactly one number per label")
-        strange = set(self.body_parts) - set(BODY_PARTS)
-        if self.task == "router":
-            strange |= set(keys) - set(BODY_PARTS)
-            if self.output.activation != "softmax":
-                raise ValueError("output.activation: a router answers one body part, so softmax")
-        if strange:
-            raise ValueError(f"not a body part: {', '.join(sorted(strange))}; there are: {', '.join(BODY_PARTS)}")
+        if self.task == "router" and UNCERTAIN in keys:
+            raise ValueError(f"labels: {UNCERTAIN!r} is what the node says when the router cannot tell; no label is called so")
+        if self.task != "router" and self.output.certain_from is not None:
+            raise ValueError("output.certain_from: only a router has it; findings have a threshold for each label")
+        for spec in self.maps:
+            if strange := [key for key in spec.labels if key not in keys]:
+                raise ValueError(f"maps: {spec.output}: no label of this card: {', '.join(strange)}")
+        outputs = [self.output.name, *(spec.output for spec in self.maps)]
+        if len(set(outputs)) != len(outputs):
+            raise ValueError("maps: an output of the graph stands twice")
         return self
 
 

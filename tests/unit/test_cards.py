@@ -71,6 +71,13 @@ probabilities = {{normal = 0.25, broken = 0.75}}
 tolerance = 0.01
 """
 
+HEAT = """
+[[maps]]
+output = "cam"
+kind = "heat"
+labels = ["normal", "broken"]
+"""
+
 
 def lay(root, text=CARD, name="seen", version="1.0.0", content=CONTENT):
     """Write a model folder; gives its card's path."""
@@ -92,6 +99,33 @@ def test_load(tmp_path):
         card.name = "other"
 
 
+def test_router_of_any_classes(tmp_path):
+    """A router's labels are a site's own words, one or many may hold; what is below certain_from is uncertain."""
+    text = CARD.replace('task = "findings"', 'task = "router"').replace('"softmax"', '"sigmoid"\ncertain_from = 0.6')
+    card = load_card(lay(tmp_path, text))
+    assert ([label.key for label in card.labels], card.output.certain_from) == (["normal", "broken"], 0.6)
+    text = text.replace('key = "broken"', 'key = "uncertain"').replace("broken = 0", "uncertain = 0")
+    with pytest.raises(BadCard, match="uncertain"):
+        load_card(lay(tmp_path / "other", text))
+
+
+def test_maps_and_network(tmp_path):
+    """What says where, and how the network was built, are parts of a card."""
+    mask = HEAT.replace("cam", "lung").replace("heat", "mask").replace('"normal", ', "") + "threshold = 0.5\n"
+    network = '[network]\narch = "mobilenet-v1"\nwidth = 0.5\n'
+    card = load_card(lay(tmp_path, CARD + HEAT + mask + network))
+    assert [(spec.output, spec.kind, spec.labels, spec.threshold) for spec in card.maps] == [
+        ("cam", "heat", ("normal", "broken"), None), ("lung", "mask", ("broken",), 0.5),
+    ]
+    assert card.network is not None
+    assert (card.network.arch, card.network.width) == ("mobilenet-v1", 0.5)
+
+
+def test_data_of_an_unknown_number(tmp_path):
+    """Of a model made elsewhere the number of pictures may be unknown."""
+    assert load_card(lay(tmp_path, CARD.replace("pictures = 1\n", ""))).training_data[0].pictures is None
+
+
 FAULTS = {
     "unknown key": ('name = "seen"', 'name = "seen"\ncolour = "red"', "colour"),
     "missing key": ('intended_use = "Not a medical device; not for diagnostic use."', "", "intended_use"),
@@ -99,14 +133,21 @@ FAULTS = {
     "task": ('task = "findings"', 'task = "guess"', "task"),
     "digest form": ('sha256 = "', 'sha256 = "X', "sha256"),
     "path as file": ('file = "model.onnx"', 'file = "../model.onnx"', "file"),
-    "body part": ('body_parts = ["spine"]', 'body_parts = ["tail"]', "tail"),
+    "body part": ('body_parts = ["spine"]', 'body_parts = ["The Spine"]', "body_parts"),
+    "label": ('key = "broken"', 'key = "Broken bone"', r"labels\.1\.key"),
     "threshold without abnormal": ("abnormal = true\n", "", "threshold"),
     "label twice": ('key = "broken"', 'key = "normal"', "twice"),
     "sample without label": ("{normal = 0.25, broken = 0.75}", "{normal = 0.25}", "sample.probabilities"),
     "probability": ("broken = 0.75", "broken = 1.75", "sample.probabilities"),
     "temperature": ("temperature = 1.5", "temperature = 0", "temperature"),
     "type": ('dtype = "float32"', 'dtype = "float16"', "dtype"),
-    "router of no body part": ('task = "findings"', 'task = "router"', "broken, normal"),
+    "certain_from of findings": ("temperature = 1.5", "temperature = 1.5\ncertain_from = 0.6", "certain_from"),
+    "network": ("[figures.test]", "[network]\nwidth = 1.0\n[figures.test]", r"network\.arch"),
+    "map of an unknown label": ("[figures.test]", f"{HEAT.replace('broken', 'bent')}\n[figures.test]", "bent"),
+    "map label twice": ("[figures.test]", f"{HEAT.replace('broken', 'normal')}\n[figures.test]", "twice"),
+    "heat with threshold": ("[figures.test]", f"{HEAT}\nthreshold = 0.5\n[figures.test]", "threshold"),
+    "mask without threshold": ("[figures.test]", f"{HEAT.replace('heat', 'mask')}\n[figures.test]", "threshold"),
+    "map output twice": ("[figures.test]", f"{HEAT}\n{HEAT}\n[figures.test]", "twice"),
     "not TOML": ("[licence]", "[licence", "line"),
     "other name": ('name = "seen"', 'name = "unseen"', "name"),
     "other version": ('version = "1.0.0"', 'version = "1.0.1"', "version"),
