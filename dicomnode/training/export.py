@@ -174,7 +174,7 @@ def write_model_card(card: Card, folder: Path, evaluation: str, notes: str) -> N
     """Write MODEL_CARD.md, the card for people: use, terms, data, figures (Markdown of `evaluate`) and what falls
     short.
     """
-    data = [f"| {item.source} | {item.pictures or "not said"} | {item.licence} |" for item in card.training_data]
+    data = [f"| {item.source} | {item.pictures or 'not said'} | {item.licence} |" for item in card.training_data]
     labels = [
         f"| {label.key} | {label.meaning} | {label.concept.value} {label.concept.scheme} |" for label in card.labels
     ]
