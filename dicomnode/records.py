@@ -82,6 +82,26 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """The rectangle that an array covers, in pixels of another: where the whole area of a network's input lies on a frame.
+
+    The edges of the top left pixel are 0; the rectangle may reach beyond the frame, where the input was padded.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    def of(self, inner: Placement, rows: int, columns: int) -> Placement:
+        """Give the place of ``inner``, which lies on the array of (rows, columns) that covers this rectangle."""
+        down, across = self.height / rows, self.width / columns
+        return Placement(
+            self.top + inner.top * down, self.left + inner.left * across, inner.height * down, inner.width * across,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What one model says of one instance; ``items`` in falling probability, empty when no model applies."""
 

@@ -2,15 +2,18 @@
 running node.
 
 **Way** `to_unit` takes one decoded frame and gives a float32 picture in 0..1 with MONOCHROME1 turned over; a card names
-the steps of `STEPS` that make the tensor from it. `dicomnode.training` calls the same two functions, so a model never
-meets a picture at work that was prepared in another way than those it learned from.
+the steps of `STEPS` that make the tensor from it, and `Chain.placed` says which part of the frame the tensor covers.
+A step is a function from a picture to a picture; one that cuts, pads or moves gives the `Placement` of the new picture on
+the old one beside it. `dicomnode.training` calls the same functions, so a model never meets a picture at work that was
+prepared in another way than those it learned from.
 
 **Fails** `BadCard` for a step or parameter that does not exist, `StageFailed` for a frame that is no picture (no pixels,
 wrong number of dimensions).
 
 **Standard** PS3.3 C.7.6.3.1.2 (Photometric Interpretation), C.11.2.1.2 (windows, linear function).
 
-**Limits** A palette must be resolved to RGB and YBR converted before; only one frame at a time; no VOI LUT, only windows.
+**Limits** A palette must be resolved to RGB and YBR converted before; only one frame at a time; no VOI LUT, only
+windows. A step that moves the picture does so by scaling and shifting: no turns.
 """
 
 import inspect
@@ -24,12 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.errors import BadCard, StageFailed
+from dicomnode.records import Placement
 
 Array: TypeAlias = NDArray[np.float32]
+#: From a picture to what a network reads: what `chain` gives.
 Step: TypeAlias = Callable[[Array], Array]
+#: What a step gives that moves the picture: the new one, and the rectangle of the old one that it covers.
+Placed: TypeAlias = tuple[Array, Placement]
 
 # Percentiles need no more than this many pixels; a 2500x2048 frame then costs 2 ms instead of 60.
 _SAMPLED_PIXELS = 250_000
+# Grey values that `equalise` tells apart.
+_LEVELS = 1 << 16
 # ITU-R BT.601 weights, as PS3.3 C.7.6.3.1.2 has them for the Y of YBR_FULL.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
@@ -96,7 +105,7 @@ def to_unit(
     return unit if constant or photometric_interpretation.strip() != "MONOCHROME1" else np.float32(1.0) - unit
 
 
-def crop_margins(picture: Array, contrast: float = 0.04, at_most: float = 0.35) -> Array:
+def crop_margins(picture: Array, contrast: float = 0.04, at_most: float = 0.35) -> Placed:
     """Cut even margins (collimation, padding): outer rows and columns whose spread stays under `contrast`.
 
     Never cuts more than the share `at_most` from any side, so that a dark but wanted region stays.
@@ -114,7 +123,7 @@ def crop_margins(picture: Array, contrast: float = 0.04, at_most: float = 0.35) 
 
     top, bottom = span(small.std(axis=1), rows)
     left, right = span(small.std(axis=0), cols)
-    return np.ascontiguousarray(picture[top:bottom, left:right])
+    return np.ascontiguousarray(picture[top:bottom, left:right]), Placement(top, left, bottom - top, right - left)
 
 
 def percentile_window(picture: Array, low: float = 1.0, high: float = 99.0) -> Array:
@@ -122,24 +131,47 @@ def percentile_window(picture: Array, low: float = 1.0, high: float = 99.0) -> A
     return _between(picture, *_percentiles(picture, low, high))
 
 
-def resize(picture: Array, rows: int, cols: int, keep_aspect: bool = True) -> Array:
+def equalise(picture: Array) -> Array:
+    """Replace each grey value by its rank in this picture, 0..1: what window, gamma and bit depth do to it is undone.
+
+    Equal values share the mean of their ranks, so that turned polarity gives 1 - x. Values are told apart by 16 bits.
+    """
+    cells = (np.clip(picture, 0, 1) * np.float32(_LEVELS - 1) + np.float32(0.5)).astype(np.intp)
+    counts = np.bincount(cells.ravel(), minlength=_LEVELS)
+    # The table is longer than the picture of a network, so only what is wanted of it is scaled.
+    ranks = np.cumsum(counts).take(cells) - 0.5 * counts.take(cells)
+    return np.asarray(ranks * (1 / cells.size), dtype=np.float32)
+
+
+def _resample(picture: Array, rows: int, cols: int) -> Array:
+    """Area averaging when shrinking, which hides the resolution of the source; linear when growing."""
+    shrinks = rows * cols < picture.size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (cols, rows), interpolation=method), dtype=np.float32)
+
+
+def fit(picture: Array, rows: int, cols: int) -> Array:
+    """Resample, ratio kept, to the size that fits into (rows, cols): for steps that must not see the padding of `resize`."""
+    height, width = picture.shape
+    scale = min(rows / height, cols / width)
+    return _resample(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def resize(picture: Array, rows: int, cols: int, keep_aspect: bool = True) -> Placed:
     """Resample to (rows, cols) pixels: with `keep_aspect` centred on a dark ground, else stretched.
 
     Area averaging when shrinking, which hides the resolution of the source; linear when growing.
     """
     height, width = picture.shape
-    scale = min(rows / height, cols / width)
-    inner_rows, inner_cols = (
-        (max(1, round(height * scale)), max(1, round(width * scale))) if keep_aspect else (rows, cols)
-    )
-    shrinks = inner_rows * inner_cols < height * width
-    inner = cv2.resize(picture, (inner_cols, inner_rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    if (inner_rows, inner_cols) == (rows, cols):
-        return np.asarray(inner, dtype=np.float32)
+    inner = fit(picture, rows, cols) if keep_aspect else _resample(picture, rows, cols)
+    inner_rows, inner_cols = inner.shape
+    if inner.shape == (rows, cols):
+        return inner, Placement(0, 0, height, width)
     outer = np.zeros((rows, cols), dtype=np.float32)
     top, left = (rows - inner_rows) // 2, (cols - inner_cols) // 2
     outer[top : top + inner_rows, left : left + inner_cols] = inner
-    return outer
+    down, across = height / inner_rows, width / inner_cols
+    return outer, Placement(-top * down, -left * across, rows * down, cols * across)
 
 
 def standardise(picture: Array) -> Array:
@@ -156,10 +188,12 @@ def add_channel(picture: Array) -> Array:
 
 
 #: Every name that a card may use in `[[input.preprocess]]`.
-STEPS: Mapping[str, Callable[..., Array]] = MappingProxyType(
+STEPS: Mapping[str, Callable[..., Array | Placed]] = MappingProxyType(
     {
         "crop_margins": crop_margins,
         "percentile_window": percentile_window,
+        "equalise": equalise,
+        "fit": fit,
         "resize": resize,
         "standardise": standardise,
         "add_channel": add_channel,
@@ -167,18 +201,47 @@ STEPS: Mapping[str, Callable[..., Array]] = MappingProxyType(
 )
 
 
-def chain(steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Step:
-    """Make one function from named steps with their parameters.
+class Chain:
+    """Named steps in a row: from a picture to the tensor of a network."""
 
-    Returns a function from a (rows, cols) float32 picture in 0..1 to the network's tensor (channels, rows, cols),
-    float32.
+    def __init__(self, functions: Sequence[Callable[[Array], Array | Placed]]) -> None:
+        self._functions = tuple(functions)
+
+    def __call__(self, picture: Array) -> Array:
+        """Give the tensor (channels, rows, cols) float32 of a (rows, cols) float32 picture in 0..1."""
+        return self.placed(picture)[0]
+
+    def placed(self, picture: Array, frame: tuple[int, int] | None = None) -> Placed:
+        """Give the tensor and the rectangle that its whole area covers.
+
+        Parameters
+        ----------
+        frame
+            Rows and columns of the frame that ``picture`` shows, of whatever size it is itself. The rectangle is in
+            pixels of the frame; without one in pixels of ``picture``.
+        """
+        rows, cols = picture.shape if frame is None else frame
+        place = Placement(0, 0, rows, cols)
+        for function in self._functions:
+            rows, cols = picture.shape[-2:]
+            made = function(picture)
+            if isinstance(made, tuple):
+                picture, inner = made
+                place = place.of(inner, rows, cols)
+            else:
+                picture = made
+        return np.ascontiguousarray(picture, dtype=np.float32), place
+
+
+def chain(steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Chain:
+    """Make one function from named steps with their parameters.
 
     Raises
     ------
     BadCard
         A step is not in `STEPS`, or does not know a parameter or misses one.
     """
-    functions: list[Step] = []
+    functions: list[Callable[[Array], Array | Placed]] = []
     for name, parameters in steps:
         if name not in STEPS:
             raise BadCard(f"preprocess step {name!r} does not exist; there are: {', '.join(STEPS)}")
@@ -187,10 +250,4 @@ def chain(steps: Sequence[tuple[str, Mapping[str, Any]]]) -> Step:
         except TypeError as error:
             raise BadCard(f"preprocess step {name!r}: {error}") from error
         functions.append(partial(STEPS[name], **parameters))
-
-    def run(picture: Array) -> Array:
-        for function in functions:
-            picture = function(picture)
-        return np.ascontiguousarray(picture, dtype=np.float32)
-
-    return run
+    return Chain(functions)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from dicomnode.errors import BadCard, StageFailed
+from dicomnode.records import Placement
 from dicomnode.stages import preprocess
 from dicomnode.stages.preprocess import STEPS, chain, to_unit
 
@@ -113,21 +115,21 @@ def test_crop_margins_cuts_even_margins_only():
     inner = np.random.default_rng(1).random((60, 50), dtype=np.float32)
     framed = np.full((100, 90), 0.1, dtype=np.float32)
     framed[20:80, 25:75] = inner
-    np.testing.assert_allclose(preprocess.crop_margins(framed).shape, inner.shape, atol=2)
-    assert preprocess.crop_margins(inner).shape == inner.shape
+    np.testing.assert_allclose(preprocess.crop_margins(framed)[0].shape, inner.shape, atol=2)
+    assert preprocess.crop_margins(inner)[0].shape == inner.shape
 
 
 def test_crop_margins_keeps_its_limit():
     """No side loses more than the share that is allowed."""
     framed = np.zeros((100, 100), dtype=np.float32)
     framed[90:95, 90:95] = np.random.default_rng(1).random((5, 5))
-    assert preprocess.crop_margins(framed, at_most=0.25).shape == (70, 70)
+    assert preprocess.crop_margins(framed, at_most=0.25)[0].shape == (70, 70)
 
 
 @pytest.mark.parametrize(("shape", "inner"), [((100, 50), (40, 20)), ((50, 100), (20, 40)), ((10, 10), (40, 40))])
 def test_resize_keeps_aspect(shape, inner):
     """The picture is centred on a dark ground with its ratio kept."""
-    resized = preprocess.resize(np.ones(shape, dtype=np.float32), rows=40, cols=40)
+    resized, _ = preprocess.resize(np.ones(shape, dtype=np.float32), rows=40, cols=40)
     assert resized.shape == (40, 40)
     assert ((resized > 0).any(axis=1).sum(), (resized > 0).any(axis=0).sum()) == inner
     np.testing.assert_array_equal(resized, resized[::-1, ::-1])
@@ -135,8 +137,72 @@ def test_resize_keeps_aspect(shape, inner):
 
 def test_resize_stretches():
     """Without keep_aspect the whole tensor is picture."""
-    resized = preprocess.resize(np.ones((100, 50), dtype=np.float32), rows=32, cols=40, keep_aspect=False)
+    resized, place = preprocess.resize(np.ones((100, 50), dtype=np.float32), rows=32, cols=40, keep_aspect=False)
     np.testing.assert_allclose(resized, np.ones((32, 40)), atol=1e-5)
+    assert place == Placement(0, 0, 100, 50)
+
+
+def test_placement_composes():
+    """A place on a picture that itself lies on another is given in the other's pixels."""
+    inner = Placement(10, 20, 30, 40)
+    assert Placement(5, 6, 200, 100).of(inner, 100, 100) == Placement(25, 26, 60, 40)
+    assert Placement(0, 0, 7, 9).of(Placement(0, 0, 3, 2), 3, 2) == Placement(0, 0, 7, 9)
+
+
+@pytest.mark.parametrize("frame", [None, (960, 1200)])
+def test_chain_says_where_its_tensor_lies(frame):
+    """A spot of the frame is found in the tensor where the placement says, margins cut and padding added."""
+    picture = 0.8 * np.random.default_rng(3).random((240, 300), dtype=np.float32)
+    picture = cv2.GaussianBlur(picture, (0, 0), 4) * 4 - 1.2
+    picture[:60] = picture[:, :30] = 0.1
+    picture[150:156, 200:206] = 1.0
+    steps = [("crop_margins", {}), ("resize", {"rows": 96, "cols": 96}), ("add_channel", {})]
+    tensor, place = chain(steps).placed(picture, frame)
+    np.testing.assert_array_equal(tensor, chain(steps)(picture))
+    enlarged = 1 if frame is None else 4
+    assert place.top < 60 * enlarged  # the wide picture is padded above and below
+    assert (place.left, place.left + place.width) == pytest.approx((30 * enlarged, 300 * enlarged), abs=3 * enlarged)
+    down, across = np.unravel_index(tensor[0].argmax(), (96, 96))
+    found = place.top + (down + 0.5) * place.height / 96, place.left + (across + 0.5) * place.width / 96
+    assert found == pytest.approx((153 * enlarged, 203 * enlarged), abs=3 * enlarged)
+
+
+GREY_SCALES = {
+    "gamma 0.45": lambda x: x**0.45,
+    "gamma 2.2": lambda x: x**2.2,
+    "s curve": lambda x: 1 / (1 + np.exp(-6 * (x - 0.5))),
+    "window": lambda x: 0.3 + 0.4 * x,
+}
+
+
+@pytest.mark.parametrize("name", GREY_SCALES)
+def test_equalise_undoes_any_rising_grey_scale(name):
+    """Ranks do not see window, gamma or curve; polarity turns them over."""
+    picture = cv2.GaussianBlur(film(224, 224).astype(np.float32), (0, 0), 2)
+    picture = 0.05 + 0.9 * (picture - picture.min()) / (picture.max() - picture.min())
+    expected = preprocess.equalise(picture)
+    assert expected.dtype == np.float32
+    assert (expected.min(), expected.max(), expected.mean()) == pytest.approx((0.05, 1, 0.5), abs=0.05)
+    changed = GREY_SCALES[name](picture).astype(np.float32)
+    np.testing.assert_allclose(preprocess.equalise(changed), expected, atol=4e-3)  # 16 bits end in the dark
+    np.testing.assert_allclose(preprocess.equalise(1 - picture), 1 - expected, atol=2e-3)
+
+
+def test_equalise_ranks():
+    """Ranks by hand: equal values share the middle of theirs; a constant picture is all middle."""
+    picture = np.array([[0.1, 0.7], [0.7, 0.2]], np.float32)
+    np.testing.assert_allclose(preprocess.equalise(picture), [[0.125, 0.75], [0.75, 0.375]])
+    np.testing.assert_array_equal(preprocess.equalise(np.full((3, 4), 0.3, np.float32)), 0.5)
+
+
+def test_equalise_before_padding():
+    """`fit` gives the size to which `resize` adds nothing but its ground."""
+    picture = film(90, 60).astype(np.float32) / 255
+    fitted = preprocess.fit(picture, 48, 48)
+    assert fitted.shape == (48, 32)
+    padded, place = preprocess.resize(fitted, 48, 48)
+    np.testing.assert_array_equal(padded[:, 8:40], fitted)
+    assert place == Placement(0, -8, 48, 48)
 
 
 @pytest.mark.parametrize(
