@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from dicomnode.errors import ConfigError, DicomNodeError
-from dicomnode.kitting import load_models, models_dir
+from dicomnode.kitting import load_models, misfit, models_dir, never_asked
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
@@ -90,7 +90,7 @@ def _routes(settings: Settings) -> Answers:
         yield Answer("routes", "warning", "no rule makes outputs, so nothing will leave")
     for rule in rules:
         # Originals alone are passed on without asking a model.
-        lacks = "it names no model" if rule.model is None else "" if {*rule.outputs} - {"original"} else "it makes no report"
+        lacks = "it names no model" if not rule.models else "" if {*rule.outputs} - {"original"} else "it makes no report"
         if rule.urgent == "abnormal" and lacks:
             yield Answer(
                 "routes", "warning", f'rule {rule.name!r}: urgent = "abnormal", but {lacks}, so nothing of it is ever urgent',
@@ -110,11 +110,16 @@ def _models(settings: Settings) -> Answers:
             yield Answer(f"model {name}", "fault", str(error))
             continue
         yield Answer(f"model {name}", "ok", f"{model.card.version}, sample within {off:.1e}, {model.provider}")
-    named = {"router": settings.routes.router}
-    named |= {f"rule {rule.name!r}": rule.model for rule in settings.routes.rule if rule.model}
-    for where, name in named.items():
+    named = [("router", settings.routes.router)]
+    named += [(f"rule {rule.name!r}", name) for rule in settings.routes.rule for name in rule.models]
+    for where, name in named:
         if name not in models:
             yield Answer(f"model {name}", "fault", f"routes.toml: {where} names it; {models_dir(settings.work)} has it not")
+    for rule in settings.routes.rule:
+        for name in (one for one in rule.models if one in models):
+            parts = models[name].card.body_parts
+            if never_asked(rule, parts):
+                yield Answer(f"model {name}", "fault", f"routes.toml: {misfit(rule, name, parts)}")
 
 
 def _ocr(settings: Settings) -> Answers:

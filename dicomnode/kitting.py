@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from dicomnode import __version__
-from dicomnode.errors import MissingModel
+from dicomnode.errors import BadRule, MissingModel
 from dicomnode.image import Image
 from dicomnode.outputs import NodeFacts
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import Kit, digest_of
-from dicomnode.records import Findings, Route
-from dicomnode.settings import Routes, Settings, WorkSettings
+from dicomnode.records import UNCERTAIN, Findings, Route
+from dicomnode.settings import Routes, Rule, Settings, WorkSettings
 from dicomnode.share import share
 from dicomnode.stages.encode import Encode
 from dicomnode.stages.infer import Infer, Model, open_models
@@ -42,12 +43,31 @@ def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
     ------
     MissingModel
         The router, or a findings model of a rule, is not among the models.
+    BadRule
+        A findings model of a rule would never be asked.
     """
-    for name in (routes.router, *(rule.model for rule in routes.rule if rule.model)):
+    for name in (routes.router, *(name for rule in routes.rule for name in rule.models)):
         if name not in models:
             raise MissingModel(f"routes.toml names the model {name!r}; there are: {', '.join(sorted(models)) or 'none'}")
+    parts = {name: model.card.body_parts for name, model in models.items()}
+    for rule, name in [(one, name) for one in routes.rule for name in one.models]:
+        if never_asked(rule, parts[name]):
+            raise BadRule(f"routes.toml: {misfit(rule, name, parts[name])}")
     router = models[routes.router]
-    return RouteStage(routes, router.probabilities, look, router.card.version)
+    return RouteStage(routes, router.probabilities, look, router.card.version, parts)
+
+
+def never_asked(rule: Rule, parts: Collection[str]) -> bool:
+    """Say whether a model for these body parts can be asked about no picture that the rule takes."""
+    return bool(rule.body_part) and {*rule.body_part}.isdisjoint({*parts, UNCERTAIN})
+
+
+def misfit(rule: Rule, name: str, parts: Collection[str]) -> str:
+    """Say what is wrong with a model that is never asked."""
+    return (
+        f"rule {rule.name!r} takes {', '.join(rule.body_part)}, but its model {name!r} is for {', '.join(parts)}: "
+        "it would never be asked"
+    )
 
 
 def load_models(work: WorkSettings) -> dict[str, Model]:
@@ -76,8 +96,8 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     frame_s = min(_FRAME_S, work.deadline_s / 2)
     redact = Redact(mode=work.redaction, lang=work.ocr_language, frame_s=frame_s, budget_s=work.redact_max_s)
 
-    def find(image: Image, route: Route) -> Findings:
-        return infer(look(image), route.model) if route.model and image.has_pixels else Findings()
+    def find(image: Image, route: Route) -> tuple[Findings, ...]:
+        return tuple(infer(look(image), name) for name in route.models) if image.has_pixels else ()
 
     return Kit(
         route=build_router(settings.routes, models),

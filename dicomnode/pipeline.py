@@ -40,7 +40,8 @@ class Kit:
     """The stages, built once per process; each validates itself then and keeps nothing of an instance."""
 
     route: Callable[[Instance, Image], Route]
-    infer: Callable[[Image, Route], Findings]
+    #: Asks every model of the route; one `Findings` for each.
+    infer: Callable[[Image, Route], tuple[Findings, ...]]
     #: Takes the frames that will be shown; None is all.
     redact: Callable[[Image, Sequence[int] | None], Redacted]
     #: A person's release in place of `redact`.
@@ -127,7 +128,7 @@ def process(
     cut = not image.has_pixels and is_image(instance.sop_class_uid)
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
     reported = any(kind != "original" for kind, *_ in wanted)
-    findings, trouble = _infer(image, route, kit, watch) if reported else (Findings(), None)
+    findings, trouble = _infer(image, route, kit, watch) if reported else ((), None)
     image.forget()  # the picture of the models, which nobody asks for again
     held: list[Held] = []
     if cut:
@@ -151,7 +152,7 @@ def process(
             destinations=names,
             sr_class=sr_class,
             node=kit.node,
-            settings_digest=digest_of(kit.digest, kit.model_digests.get(findings.model, "")),
+            settings_digest=digest_of(kit.digest, *([kit.model_digests.get(one.model, "") for one in findings] or [""])),
             generation=order.generation,
             source=source,
             predecessors=_predecessors(order, kind, identity),
@@ -162,7 +163,7 @@ def process(
         except Permanent as error:
             held.append(Held(kind, names, error.code))
     regions = coded.redacted.regions if coded is not None else ()
-    urgent = route.urgent == "always" or (route.urgent == "abnormal" and findings.abnormal)
+    urgent = route.urgent == "always" or (route.urgent == "abnormal" and any(one.abnormal for one in findings))
     return Result(route, findings, regions, tuple(outputs), tuple(held), digest, watch.stage_ms, urgent)
 
 
@@ -171,12 +172,12 @@ def _predecessors(order: Order, kind: OutputKind, identity: Identity) -> tuple[t
     return tuple((sop_class, uid) for k, side, sop_class, uid in order.predecessors if (k, side) == (kind, identity))
 
 
-def _infer(image: Image, route: Route, kit: Kit, watch: _Watch) -> tuple[Findings, Permanent | None]:
+def _infer(image: Image, route: Route, kit: Kit, watch: _Watch) -> tuple[tuple[Findings, ...], Permanent | None]:
     try:
         with watch.stage("infer"):
             return kit.infer(image, route), None
     except Permanent as error:
-        return Findings(), error
+        return (), error
 
 
 def _pixels(

@@ -11,7 +11,7 @@ says otherwise. `Route.body_part` comes from a closed set, never from the text o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import BinaryIO, Literal
@@ -103,18 +103,34 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What one model says of one instance; ``items`` in falling probability, empty when no model applies."""
+    """What one model says of one instance; ``items`` in falling probability."""
 
-    items: tuple[Finding, ...] = ()
-    model: str = ""
-    version: str = ""
+    items: tuple[Finding, ...]
+    model: str
+    version: str
     #: SHA-256 of the ONNX file.
-    digest: str = ""
+    digest: str
 
     @property
     def abnormal(self) -> bool:
         """True when any finding is abnormal."""
         return any(item.abnormal for item in self.items)
+
+    @property
+    def brief(self) -> Mapping[str, object]:
+        """What rows and commands tell of it: the model, and the finding that stands for all of its findings."""
+        lead = leading([self])
+        return {
+            "model": self.model, "version": self.version, "finding": lead[1].label if lead else "",
+            "probability": round(lead[1].probability, 4) if lead else 0.0, "abnormal": self.abnormal,
+        }
+
+
+def leading(findings: Sequence[Findings]) -> tuple[Findings, Finding] | None:
+    """Choose the finding that stands for all where there is room for one: the most probable abnormal one, else the first."""
+    every = [(one, item) for one in findings for item in one.items]
+    abnormal = [pair for pair in every if pair[1].abnormal]
+    return max(abnormal, key=lambda pair: pair[1].probability) if abnormal else next(iter(every), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +146,8 @@ class Route:
     source: Literal["model", "header"]
     #: Name of the rule that won.
     rule: str
-    #: Findings model as ``name`` or None.
-    model: str | None
+    #: Names of the findings models that are to be asked, in the order of the rule.
+    models: tuple[str, ...]
     outputs: tuple[OutputKind, ...]
     destinations: tuple[str, ...]
     #: Whether its outputs go first.
@@ -184,7 +200,8 @@ class Result:
     """What `process` gives back for one instance."""
 
     route: Route
-    findings: Findings
+    #: One for each model that was asked.
+    findings: tuple[Findings, ...]
     regions: tuple[Region, ...]
     outputs: tuple[Output, ...]
     held: tuple[Held, ...]

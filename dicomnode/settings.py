@@ -214,12 +214,27 @@ class Rule(_Model):
     modality: tuple[str, ...] = Field((), description="Modality (0008,0060) is one of these; empty: any.")
     body_part: tuple[BodyPart, ...] = Field((), description="Predicted body part is one of these; empty: any.")
     calling_ae: tuple[str, ...] = Field((), description="Calling AE title is one of these; empty: any.")
-    model: str | None = Field(None, description="Findings model by name; absent: none.")
+    models: tuple[str, ...] = Field(
+        (), description="Findings models by name; each is asked about pictures of the body parts that its card names.",
+    )
     outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, deidentified, original.")
     destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
     urgent: Urgency = Field(
         "never", description="Whose outputs go first: `abnormal` where the model calls a finding abnormal, or `always`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_as_before(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "model" in data:
+            raise ValueError('model = "NAME" is now models = ["NAME"], for a rule may name several')
+        return data
+
+    @model_validator(mode="after")
+    def _each_model_once(self) -> Rule:
+        if len(set(self.models)) != len(self.models):
+            raise ValueError("models: one stands there twice")
+        return self
 
     @property
     def matches_all(self) -> bool:

@@ -42,7 +42,7 @@ from dicomnode.pipeline import Kit, Order, process
 from dicomnode.queue import Claim, NewOutput, Queue, Summary
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
-from dicomnode.records import Held, Output, OutputKind, Result
+from dicomnode.records import Held, Output, OutputKind, Result, leading
 from dicomnode.roles import Stop
 from dicomnode.settings import Settings
 from dicomnode.spool import Spool
@@ -252,11 +252,12 @@ def _name(output: Output, instance_id: str) -> str:
 
 
 def _summary(result: Result) -> Summary:
-    top = result.findings.items[0] if result.findings.items else None
+    lead = leading(result.findings)
     return Summary(
         body_part=result.route.body_part, probability=round(result.route.probability, 4), rule=result.route.rule,
-        model=f"{result.findings.model} {result.findings.version}".strip(), finding=top.label if top else "",
-        finding_probability=round(top.probability, 4) if top else 0.0, abnormal=result.findings.abnormal,
+        model=", ".join(f"{one.model} {one.version}" for one in result.findings), finding=lead[1].label if lead else "",
+        finding_probability=round(lead[1].probability, 4) if lead else 0.0,
+        abnormal=any(one.abnormal for one in result.findings), findings=tuple(one.brief for one in result.findings),
         regions=len(result.regions), pixel_digest=result.pixel_digest, stage_ms=result.stage_ms, urgent=result.urgent,
     )
 
@@ -268,11 +269,15 @@ def _tell(claim: Claim, result: Result, held: list[Held], note: str, work_ms: fl
     log.info(
         "instance_done", instance_id=instance.instance_id, sop_instance_uid=instance.sop_instance_uid,
         modality=instance.modality, body_part=result.route.body_part, probability=round(result.route.probability, 3),
-        rule=result.route.rule, model=result.findings.model or None, model_version=result.findings.version or None,
-        findings=len(result.findings.items), regions=len(result.regions), outputs=len(result.outputs), held=len(held),
+        rule=result.route.rule, model=", ".join(one.model for one in result.findings) or None,
+        model_version=", ".join(one.version for one in result.findings) or None,
+        findings=sum(len(one.items) for one in result.findings), regions=len(result.regions), outputs=len(result.outputs),
+        held=len(held),
         attempt=claim.attempt, generation=claim.generation, reason=note or None, work_ms=work_ms, wait_ms=wait_ms,
     )
     for item in held:
         log.error("output_held", instance_id=instance.instance_id, kind=item.kind, reason=item.reason, actor="reviewer")
-    if result.findings.abnormal and claim.only is None and not note:  # otherwise it was told before
-        log.warning("finding_abnormal", instance_id=instance.instance_id, model=result.findings.model)
+    if claim.only is None and not note:  # otherwise it was told before
+        for one in result.findings:
+            if one.abnormal:
+                log.warning("finding_abnormal", instance_id=instance.instance_id, model=one.model)

@@ -24,7 +24,7 @@ from dicomnode.header import header
 from dicomnode.image import Image
 from dicomnode.kitting import build_kit, build_router, load_models
 from dicomnode.pipeline import Kit, process
-from dicomnode.records import Held, Instance, OutputKind, Result, Route
+from dicomnode.records import Held, Instance, OutputKind, Result, Route, leading
 from dicomnode.settings import Peer, WorkSettings, load
 from dicomnode.spool import Spool, new_id
 
@@ -139,14 +139,15 @@ def _write(out: Path, kind: str, uid: str, write: Callable[[BinaryIO], None]) ->
 
 
 def _told(result: Result, held: list[Held]) -> dict[str, object]:
-    top = result.findings.items[0] if result.findings.items else None
+    lead = leading(result.findings)
     return {
         "body_part": result.route.body_part,
         "probability": result.route.probability,
         "rule": result.route.rule,
-        "model": result.findings.model or None,
-        "finding": top.label if top else None,
-        "finding_probability": top.probability if top else None,
+        "model": ", ".join(one.model for one in result.findings) or None,
+        "finding": lead[1].label if lead else None,
+        "finding_probability": lead[1].probability if lead else None,
+        "findings": [dict(one.brief) for one in result.findings],
         "regions": len(result.regions),
         "held": [{"kind": one.kind, "reason": one.reason} for one in held],
         "stage_ms": dict(result.stage_ms),
@@ -170,11 +171,12 @@ def route(
             print_json({
                 "path": str(file), "body_part": found.body_part, "probability": found.probability,
                 "probabilities": dict(found.probabilities), "source": found.source, "rule": found.rule,
-                "model": found.model, "destinations": list(found.destinations),
+                "model": ", ".join(found.models) or None,
+                "models": list(found.models), "destinations": list(found.destinations),
             })
         else:
             typer.echo(f"{file}: {found.body_part} ({found.probability:.3f} by {found.source}), rule {found.rule}"
-                       f", model {found.model or '-'}, to {', '.join(found.destinations) or '-'}")
+                       f", model {', '.join(found.models) or '-'}, to {', '.join(found.destinations) or '-'}")
 
     everything = [file for path in files for file in sources(path)]
     failed = list(each(everything, work, label="routing", quiet=True))

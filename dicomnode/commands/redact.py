@@ -25,13 +25,13 @@ from dicomnode.commands.files import code_of, each, instance_of, sources
 from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
 from dicomnode.outputs import Material, NodeFacts, deidentified, part10
-from dicomnode.records import UNCERTAIN, Findings, Instance, Region, Route
+from dicomnode.records import UNCERTAIN, Instance, Region, Route
 from dicomnode.stages.encode import Encode
 from dicomnode.stages.redact import Redact
 
 Mode = Literal["strict", "header"]
 
-_NOWHERE = Route(UNCERTAIN, 0.0, {}, "header", "redact", None, ("deidentified",), ())
+_NOWHERE = Route(UNCERTAIN, 0.0, {}, "header", "redact", (), ("deidentified",), ())
 
 
 def redact(
@@ -125,7 +125,7 @@ class _Redactor:
 
     def _material(self, instance: Instance, image: Image, coded: Coded, stream: BinaryIO) -> Material:
         return Material(
-            instance=instance, image=image, coded=coded, route=_NOWHERE, findings=Findings(), identity="removed",
+            instance=instance, image=image, coded=coded, route=_NOWHERE, findings=(), identity="removed",
             destinations=(), sr_class="", node=self._node, settings_digest=self._mode, generation=0,
             source=stream,
         )

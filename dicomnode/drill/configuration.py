@@ -96,8 +96,8 @@ def scratch(
 
 
 def _own_rules(routes: Routes) -> list[dict[str, object]]:
-    model = next((rule.model for rule in routes.rule if rule.model), None)
-    own: dict[str, object] = {"outputs": ["sr", "sc"], **({"model": model} if model else {})}
+    models = next((list(rule.models) for rule in routes.rule if rule.models), [])
+    own: dict[str, object] = {"outputs": ["sr", "sc"], **({"models": models} if models else {})}
     rules = [{"name": "drill-two", "calling_ae": [CALLING_TWO], "destinations": [FIRST, SECOND], **own}]
     if not delivers(routes.rule):
         rules.append({"name": "drill", "calling_ae": [CALLING], "destinations": [FIRST], **own})

@@ -30,14 +30,14 @@ def tree(material: Material) -> Dataset:
     root.ContentSequence.extend(hd.LanguageOfContentItemAndDescendants(tid1500.ENGLISH))
     root.ContentSequence.extend(tid1500.observer(material))
     root.ContentSequence.append(_heading(codes.DCM.Findings, _findings(material)))
-    statements = [words.DISCLAIMER, words.model(material.findings)]
+    statements = [words.DISCLAIMER, *words.models(material.findings)]
     root.ContentSequence.append(_heading(codes.DCM.Conclusions, [_text(codes.DCM.Comment, s) for s in statements]))
     return root
 
 
 def _findings(material: Material) -> list[ContentItem]:
     items: list[ContentItem] = [_text(codes.DCM.Finding, words.body_part(material.route))]
-    items += [_text(codes.DCM.Finding, words.finding(item)) for item in material.findings.items]
+    items += [_text(codes.DCM.Finding, words.finding(item)) for one in material.findings for item in one.items]
     if is_image(material.instance.sop_class_uid):
         source, number = reference(material), frame_number(material)
         items.append(

@@ -92,7 +92,8 @@ class Material:
     #: None when there are no pixels, or when redaction holds them; only the SR can be made then.
     coded: Coded | None
     route: Route
-    findings: Findings
+    #: One for each model that was asked.
+    findings: tuple[Findings, ...]
     identity: Identity
     #: Names of peers.
     destinations: tuple[str, ...]

@@ -1,8 +1,8 @@
 """A Secondary Capture picture of the result, for people whose viewer shows no reports.
 
 **Way** The redacted picture of the frame that was looked at, brought to a longest side of 1024 pixels, with a band below it
-that tells body part, findings, model and "not for diagnostic use". Only redacted pixels can come here: they are reached
-through `Coded`. The caption is made of words of ours; nothing of the header is drawn.
+that tells body part, the findings of each model and "not for diagnostic use". Only redacted pixels can come here: they are
+reached through `Coded`. The caption is made of words of ours; nothing of the header is drawn.
 
 **Fails** `StageFailed` when there are no redacted pixels or the object cannot be made; `RedactionUncertain` when it is for
 outside and the pixels were neither redacted in strict mode nor released by a person.
@@ -64,9 +64,9 @@ def draw(material: Material, coded: Coded) -> caption.Picture:
     """Give the pixels of the capture: (rows, cols) or (rows, cols, 3) of uint8."""
     picture = coded.redacted.picture(material.image.shown)
     lines = [words.body_part(material.route)]
-    lines += [words.finding(item) for item in words.reported(material.findings)]
-    if material.findings.model:
-        lines.append(words.model(material.findings))
+    for findings in material.findings:
+        lines += [words.finding(item) for item in words.reported(findings)]
+        lines.append(words.model(findings))
     lines.append(f"{words.DISCLAIMER} - {MAKER} {words.plain(material.node.version, 16)}")
     return caption.below(caption.scale(picture, _aspect(material.image.dataset)), lines)
 

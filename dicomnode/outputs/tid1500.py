@@ -22,7 +22,7 @@ from dicomnode import uids
 from dicomnode.contexts import is_image
 from dicomnode.outputs import words
 from dicomnode.outputs.material import MAKER, Material, frame_number, reference
-from dicomnode.records import UNCERTAIN, Finding
+from dicomnode.records import UNCERTAIN, Finding, Findings
 
 #: Coding scheme of our own, for words of the router that no public scheme has.
 SCHEME = "99DICOMNODE"
@@ -50,7 +50,8 @@ _PROCEDURES = {
 def tree(material: Material) -> Dataset:
     """Give the root container of the report."""
     groups = [_body_part(material)]
-    groups += [_finding(material, place, item) for place, item in enumerate(words.reported(material.findings), start=1)]
+    seen = [(one, item) for one in material.findings for item in words.reported(one)]
+    groups += [_finding(material, place, one, item) for place, (one, item) in enumerate(seen, start=1)]
     report = hd.MeasurementReport(
         observation_context=hd.ObservationContext(observer_device_context=observer(material)),
         procedure_reported=_PROCEDURES.get(material.instance.modality, codes.cid100.ImagingProcedure),
@@ -92,8 +93,9 @@ def _body_part(material: Material) -> hd.MeasurementsAndQualitativeEvaluations:
     return _group(material, "body part", None, router, certain, [evaluation])
 
 
-def _finding(material: Material, place: int, item: Finding) -> hd.MeasurementsAndQualitativeEvaluations:
-    findings = material.findings
+def _finding(
+    material: Material, place: int, findings: Findings, item: Finding,
+) -> hd.MeasurementsAndQualitativeEvaluations:
     model = hd.AlgorithmIdentification(
         name=words.plain(findings.model, 64),
         version=words.plain(findings.version, 64),
@@ -139,9 +141,10 @@ def _group(
 
 def _statements(material: Material) -> Dataset:
     """What a person is to read, as text: TID 1500 row 12 and 14."""
-    lines = [words.DISCLAIMER, words.body_part(material.route), words.model(material.findings)]
-    if material.findings.items:
-        lines.append("All labels: " + "; ".join(words.finding(item) for item in material.findings.items))
+    lines = [words.DISCLAIMER, words.body_part(material.route), *words.models(material.findings)]
+    for one in material.findings:
+        whose = f" of {words.plain(one.model, 64)}" if len(material.findings) > 1 else ""
+        lines.append(f"All labels{whose}: " + "; ".join(words.finding(item) for item in one.items))
     container = ContainerContentItem(name=_QUALITATIVE, relationship_type=hd.RelationshipTypeValues.CONTAINS)
     container.ContentSequence = ContentSequence(
         [

@@ -10,6 +10,7 @@ result is written in the character set of its source, which need not have them.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from dicomnode.records import UNCERTAIN, Finding, Findings, Route
 
@@ -45,13 +46,16 @@ def finding(item: Finding) -> str:
     return f"{plain(item.label, 64)}, {percent(item.probability)}"
 
 
+def models(findings: Sequence[Findings]) -> list[str]:
+    """Say which models looked."""
+    return [model(one) for one in findings] or ["Model: none applies"]
+
+
 def model(findings: Findings) -> str:
     """Say which model looked."""
-    if not findings.model:
-        return "Model: none applies"
     return f"Model: {plain(findings.model, 48)} {plain(findings.version, 16)}"
 
 
 def reported(findings: Findings) -> tuple[Finding, ...]:
-    """Choose what is reported as a finding of its own: the most probable label, and every abnormal one."""
+    """Choose what is reported as a finding of its own: the most probable label of a model, and every abnormal one."""
     return tuple(item for place, item in enumerate(findings.items) if place == 0 or item.abnormal)

@@ -83,6 +83,8 @@ class Summary:
     stage_ms: Mapping[str, float]
     #: Its deliveries go before others.
     urgent: bool = False
+    #: One for each model that was asked (`records.Findings.brief`); ``model`` names them all, ``finding`` is the leading one.
+    findings: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

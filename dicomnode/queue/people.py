@@ -15,6 +15,7 @@ from dicomnode.queue.database import Database, from_db, to_db
 
 _TIMES = frozenset({"since", "due_at", "received_at", "created_at", "life_from", "at"})
 _FLAGS = frozenset({"waived", "accepted", "file_gone", "own_result", "abnormal", "told", "urgent"})
+_JSON = frozenset({"stage_ms", "findings"})
 #: Columns that say nothing to people.
 _INNER = frozenset({"turn"})
 _FIND = """
@@ -204,7 +205,7 @@ def _plain(row: sqlite3.Row) -> dict[str, object]:
             value = _iso(value)
         elif name in _FLAGS:
             value = bool(value)
-        elif name == "stage_ms":
+        elif name in _JSON:
             value = json.loads(value)
         plain[name] = value
     return plain

@@ -224,7 +224,7 @@ def _facts(summary: Summary, *, whole: bool) -> Mapping[str, object]:
     if whole or summary.model:
         facts |= {
             "model": summary.model, "finding": summary.finding, "finding_probability": summary.finding_probability,
-            "abnormal": int(summary.abnormal),
+            "abnormal": int(summary.abnormal), "findings": json.dumps([dict(one) for one in summary.findings]),
         }
     if whole or summary.regions:
         facts["regions"] = summary.regions

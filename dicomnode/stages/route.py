@@ -2,8 +2,8 @@
 
 **Way** For modalities that the settings name, and when the pixels decode, a classifier looks at the picture (of a multi-frame
 object at the middle frame); images FOR PROCESSING are raw detector data that no classifier was taught, so for them and for
-all others the header decides (`body_part`). The first rule whose every condition holds wins and gives model, outputs and
-destinations.
+all others the header decides (`body_part`). The first rule whose every condition holds wins and gives models, outputs and
+destinations; of its models those are asked whose card names the body part, all where it is uncertain.
 
 **Fails** `BadRule` at start when the last rule has a condition; `StageFailed` when the classifier answers something else than
 probabilities of `BODY_PARTS`. Pixels of which no picture can be made fail nothing here: the header decides, redaction will
@@ -18,7 +18,7 @@ not tell either, it is uncertain with probability 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,18 @@ class RouteStage:
 
     name = "route"
 
-    def __init__(self, routes: Routes, classify: Classify, look: Look, version: str = "") -> None:
+    def __init__(
+        self, routes: Routes, classify: Classify, look: Look, version: str = "",
+        parts: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         """Check the rules.
 
         Parameters
         ----------
         version
             Of the model behind ``classify``, which routes.toml names.
+        parts
+            Body parts that each findings model is for; one that is not among them is for all.
 
         Raises
         ------
@@ -61,6 +66,7 @@ class RouteStage:
         self._classify = classify
         self._look = look
         self._version = version
+        self._parts = parts or {}
         self._modalities = frozenset(routes.picture_modalities)
 
     def __call__(self, instance: Instance, image: Image) -> Route:
@@ -80,13 +86,17 @@ class RouteStage:
             probabilities=probabilities,
             source="model" if probabilities else "header",
             rule=rule.name,
-            model=rule.model,
+            models=self._models(rule, part),
             outputs=rule.outputs,
             destinations=rule.destinations,
             urgent=rule.urgent,
             router=self._routes.router if probabilities else "",
             router_version=self._version if probabilities else "",
         )
+
+    def _models(self, rule: Rule, part: str) -> tuple[str, ...]:
+        """The rule's models that are for this body part; all of them where nobody knows it."""
+        return tuple(name for name in rule.models if part == UNCERTAIN or part in self._parts.get(name, (part,)))
 
     def _from_picture(self, instance: Instance, image: Image) -> Mapping[str, float]:
         """Ask the classifier; empty when it must not or cannot be asked."""

@@ -143,7 +143,7 @@ def test_a_configuration_that_does_not_work_fails(tmp_path: Path) -> None:
     site = tmp_path / "site"
     subprocess.run([*DICOMNODE, "init", str(site), "--forward", "PACS@192.0.2.1:104"], check=True, capture_output=True)
     routes = site / "routes.toml"
-    routes.write_text(routes.read_text().replace('model = "pneumonia-pediatric"', 'model = "not-there"'))
+    routes.write_text(routes.read_text().replace('["pneumonia-pediatric"]', '["not-there"]'))
     code, outcomes, _ = drill("-c", site, "--only", "start", "--only", "storm", cwd=tmp_path)
     assert code == 1
     assert [one["passed"] for one in outcomes] == [False, False]

@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import UID
 
 from dicomnode.outputs import sc, shell, sr
-from dicomnode.records import Findings, Identity
+from dicomnode.records import Identity
 from tests.integration.conformance_tools import (
     DCIODVFY,
     DSRDUMP,
@@ -87,7 +87,7 @@ def _make(folder, name, identity):
         (sr_class, sr.build, {"sr_class": sr_class, "predecessors": ((sr.CLASSES[sr_class], "1.2.826.0.1.3680043.9.98.1"),)})
         for sr_class in sr.CLASSES
     ]
-    stuff += [("unsure", sr.build, {"route": UNSURE, "findings": Findings(), "settings_digest": "01" * 32})]
+    stuff += [("unsure", sr.build, {"route": UNSURE, "findings": (), "settings_digest": "01" * 32})]
     stuff += [("header", sr.build, {"route": SPINE, "sr_class": "enhanced", "settings_digest": "02" * 32})]
     stuff += [("sc", sc.build, {})]
     for kind, build, changes in stuff:

@@ -30,13 +30,13 @@ from dicomnode.records import Code, Finding, Findings, Identity, Output, Route
 NODE = NodeFacts(node_id="node-under-test", ae_title="DICOMNODE", key=b"k" * 32, version="0.1.0")
 PNEUMONIA = Finding("pneumonia", Code("233604007", "SCT", "Pneumonia"), 0.968, abnormal=True)
 NORMAL = Finding("normal", Code("17621005", "SCT", "Normal"), 0.032)
-FINDINGS = Findings((PNEUMONIA, NORMAL), "chest-findings", "1.0", "ab" * 32)
+FINDINGS = (Findings((PNEUMONIA, NORMAL), "chest-findings", "1.0", "ab" * 32),)
 CHEST = Route(
-    "pediatric_chest", 0.973, {"pediatric_chest": 0.973, "other": 0.027}, "model", "chest", "chest-findings", ("sr", "sc"),
+    "pediatric_chest", 0.973, {"pediatric_chest": 0.973, "other": 0.027}, "model", "chest", ("chest-findings",), ("sr", "sc"),
     ("pacs",),
 )
-UNSURE = Route("uncertain", 0.31, {"spine": 0.31}, "model", "rest", None, ("sr", "sc"), ("pacs",))
-SPINE = Route("spine", 1.0, {}, "header", "rest", None, ("sr", "sc"), ("pacs",))
+UNSURE = Route("uncertain", 0.31, {"spine": 0.31}, "model", "rest", (), ("sr", "sc"), ("pacs",))
+SPINE = Route("spine", 1.0, {}, "header", "rest", (), ("sr", "sc"), ("pacs",))
 RECEIVED_AT = datetime(2031, 7, 9, 10, 11, 12, 131415, tzinfo=UTC)
 
 
@@ -123,7 +123,7 @@ def material(  # the fields of `Material` that tests change
     *,
     sr_class: str = "comprehensive-3d",
     route: Route = CHEST,
-    findings: Findings = FINDINGS,
+    findings: tuple[Findings, ...] = FINDINGS,
     picture: NDArray[np.uint8] | None = None,
     **more: Any,
 ) -> Material:

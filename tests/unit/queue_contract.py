@@ -17,7 +17,7 @@ LATER = NOW + timedelta(hours=1)
 ME = Owner("boot", 100, 1000)
 OTHER = Owner("boot", 200, 2000)
 SUMMARY = Summary("spine", 0.9, "rule", "model 1", "fracture", 0.7, abnormal=False, regions=2, pixel_digest="px",
-                  stage_ms={"route": 1.5})
+                  stage_ms={"route": 1.5}, findings=({"model": "model", "version": "1", "finding": "fracture"},))
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 DELIVERED = Verdict("delivered", status=0)
 
@@ -879,10 +879,11 @@ class QueueContract:
         queue.retry(instance().instance_id, NOW)
         claim = claimed(queue)
         assert (claim.only, claim.generation) == (asked, 1)
-        empty = dataclasses.replace(SUMMARY, model="", finding="", finding_probability=0.0, regions=0)
+        empty = dataclasses.replace(SUMMARY, model="", finding="", finding_probability=0.0, regions=0, findings=())
         queue.finish(claim, ME, empty, [output(2, ("pacs", "lab"), "sc")], [held[1]], NOW)
         (row,) = queue.find(instance().instance_id)
         assert (row["model"], row["finding"], row["regions"]) == ("model 1", "fracture", 2)
+        assert row["findings"] == list(SUMMARY.findings)
         assert deliveries_of(queue, instance()) == [
             ("sr", "pacs", "ready"), ("sc", "pacs", "ready"), ("sc", "lab", "ready"), ("deidentified", "study", "hold"),
         ]

@@ -29,7 +29,8 @@ def fake_model(off: float | Exception = 0.001) -> object:
             raise off
         return off
 
-    return SimpleNamespace(card=SimpleNamespace(version="1.0.0"), provider="CPUExecutionProvider", check_sample=check_sample)
+    card = SimpleNamespace(version="1.0.0", body_parts=("pediatric_chest",))
+    return SimpleNamespace(card=card, provider="CPUExecutionProvider", check_sample=check_sample)
 
 
 MODELS = {"bodypart-router": fake_model(), "pneumonia-pediatric": fake_model()}
@@ -108,17 +109,28 @@ def test_json_is_one_object_a_line(config: Path) -> None:
     assert all(set(line) == {"about", "outcome", "detail"} for line in lines)
 
 
-@pytest.mark.parametrize(("outputs", "model", "words"), [
-    (("sr",), None, "it names no model"),
-    (("original",), "pneumonia-pediatric", "it makes no report"),
-    (("sr", "original"), "pneumonia-pediatric", ""),
+@pytest.mark.parametrize(("outputs", "models", "words"), [
+    (("sr",), (), "it names no model"),
+    (("original",), ("pneumonia-pediatric",), "it makes no report"),
+    (("sr", "original"), ("pneumonia-pediatric",), ""),
 ])
-def test_urgency_that_can_never_come_is_told(outputs: tuple[OutputKind, ...], model: str | None, words: str) -> None:
+def test_urgency_that_can_never_come_is_told(outputs: tuple[OutputKind, ...], models: tuple[str, ...], words: str) -> None:
     """A rule that waits for an abnormal finding and never asks for one is told by its name."""
-    rule = Rule(name="chests", outputs=outputs, model=model, urgent="abnormal")
+    rule = Rule(name="chests", outputs=outputs, models=models, urgent="abnormal")
     settings = SimpleNamespace(routes=Routes(rule=(rule,)))
     told = [answer.detail for answer in looks._routes(settings) if answer.outcome == "warning"]  # type: ignore[arg-type]
     assert [words in detail and "'chests'" in detail for detail in told] == [True] * bool(words)
+
+
+def test_a_model_that_is_never_asked_is_a_fault(config: Path) -> None:
+    """A rule for other body parts than its model's names rule, body parts and model."""
+    routes = config / "routes.toml"
+    routes.write_text(set_value(routes.read_text(), "body_part", ["spine", "abdomen"]))
+    (told,) = [answer for answer in looks.check(load(config)) if answer.outcome == "fault"]
+    assert told.about == "model pneumonia-pediatric"
+    assert "'pediatric-chest' takes spine, abdomen" in told.detail
+    routes.write_text(set_value(routes.read_text(), "body_part", ["spine", "uncertain"]))
+    assert [answer for answer in looks.check(load(config)) if answer.outcome == "fault"] == []
 
 
 @pytest.mark.parametrize(("models", "about", "words"), [

@@ -51,8 +51,8 @@ def test_forward_makes_inside_peers_that_get_sr_and_sc(tmp_path: Path) -> None:
     assert settings.peers["pacs"].calls_from == ("127.0.0.1",)
     assert settings.peers["archive-2"].host == "::1"
     first, last = settings.routes.rule
-    assert (first.body_part, first.model) == (("pediatric_chest",), "pneumonia-pediatric")
-    assert (last.matches_all, last.model) == (True, None)
+    assert (first.body_part, first.models) == (("pediatric_chest",), ("pneumonia-pediatric",))
+    assert (last.matches_all, last.models) == (True, ())
     for rule in (first, last):
         assert (rule.outputs, rule.destinations) == (("sr", "sc"), ("pacs", "archive-2"))
 

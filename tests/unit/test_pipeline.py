@@ -151,7 +151,7 @@ def test_a_failing_model_holds_everything_but_the_original(error: Exception) -> 
     result = work(kit(route(("sr", "sc", "deidentified", "original")), infer=raising(error)))
     assert made(result) == ["original"]
     assert held(result) == {"sr": "stage_failed", "sc": "stage_failed", "deidentified": "stage_failed"}
-    assert result.findings == Findings()
+    assert result.findings == ()
 
 
 @pytest.mark.parametrize("stage", ["route", "redact", "encode", "infer", "sr"])
@@ -255,7 +255,7 @@ def test_a_rework_on_purpose_makes_new_objects() -> None:
 def test_another_model_makes_other_objects(what: str) -> None:
     """A result of another router, setting or findings model is another object, never the same UID with other content."""
     plain = kit(route(("sr", "sc", "deidentified")))
-    values = {"digest": "ef" * 32, "model_digests": {FINDINGS.model: "ef" * 32, "of another": "ab" * 32}}
+    values = {"digest": "ef" * 32, "model_digests": {FINDINGS[0].model: "ef" * 32, "of another": "ab" * 32}}
     changed = dataclasses.replace(plain, **{what: values[what]})
     one, two = ({o.kind: o.sop_instance_uid for o in work(each).outputs} for each in (plain, changed))
     assert len(one) == 3
@@ -268,6 +268,17 @@ def test_a_model_that_did_not_speak_does_not_count() -> None:
     changed = dataclasses.replace(plain, model_digests={**plain.model_digests, "of another": "ef" * 32})
     one, two = (work(each).outputs[0].sop_instance_uid for each in (plain, changed))
     assert one == two
+
+
+def test_every_model_that_spoke_counts() -> None:
+    """Findings of two models: a new version of either makes new objects, and one abnormal finding makes them urgent."""
+    calm = dataclasses.replace(FINDINGS[0], items=(FINDINGS[0].items[1],), model="second")
+    plain = kit(dataclasses.replace(route(("sr",)), urgent="abnormal"), infer=lambda *_: (calm, *FINDINGS))
+    changed = dataclasses.replace(plain, model_digests={**plain.model_digests, "second": "ef" * 32})
+    one, two = work(plain), work(changed)
+    assert one.findings == (calm, *FINDINGS)
+    assert (one.urgent, two.urgent) == (True, True)
+    assert one.outputs[0].sop_instance_uid != two.outputs[0].sop_instance_uid
 
 
 def test_the_digest_tells_its_parts_apart() -> None:
@@ -341,7 +352,7 @@ def test_only_what_is_asked_for_is_held(error: Permanent) -> None:
 def test_what_is_urgent_is_said_by_the_rule_or_by_rule_and_finding(urgent: Urgency, found: bool, first: bool) -> None:
     """A finding alone makes nothing urgent, nor does a rule that asks for one that is not there."""
     chosen = dataclasses.replace(route(("sr",)), urgent=urgent)
-    assert work(kit(chosen, infer=lambda *_: FINDINGS if found else Findings())).urgent is first
+    assert work(kit(chosen, infer=lambda *_: FINDINGS if found else ())).urgent is first
 
 
 @pytest.mark.parametrize(("kinds", "asked"), [(("sc",), [1]), (("sr", "sc"), [1]), (("sc", "deidentified"), None)])
@@ -415,7 +426,7 @@ def test_the_stages_get_what_the_one_before_made() -> None:
         seen.append(what.method)
         return Encode()(what)
 
-    def infer(image: Image, chosen: Route) -> Findings:
+    def infer(image: Image, chosen: Route) -> tuple[Findings, ...]:
         seen.append((image.rows, chosen.rule))
         return FINDINGS
 

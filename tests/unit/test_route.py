@@ -126,10 +126,24 @@ def test_nonsense_of_the_classifier_fails(answer):
 )
 def test_a_rule_wins_when_every_condition_holds(conditions, changes, wins):
     """All given conditions must hold; an AE title is compared as it is."""
-    rule = Rule(name="first", model="m", outputs=("sr",), destinations=("pacs",), **conditions)
+    rule = Rule(name="first", models=("m",), outputs=("sr",), destinations=("pacs",), **conditions)
     route = stage(rule)(instance(**changes), image())
     assert route.rule == ("first" if wins else "rest")
-    assert (route.model, route.outputs, route.destinations) == (("m", ("sr",), ("pacs",)) if wins else (None, (), ()))
+    assert (route.models, route.outputs, route.destinations) == ((("m",), ("sr",), ("pacs",)) if wins else ((), (), ()))
+
+
+@pytest.mark.parametrize(("part", "asked"), [
+    ("pediatric_chest", ("chest", "all")), ("spine", ("spine", "all")), ("other", ("all",)),
+    ("uncertain", ("chest", "spine", "all")),
+])
+def test_those_models_are_asked_whose_card_names_the_body_part(part, asked):
+    """Of several models of a rule; where nobody knows the body part all of them are."""
+    rule = Rule(name="first", models=("chest", "spine", "all"), outputs=("sr",), destinations=("pacs",))
+    answer = {part: 0.9} if part != "uncertain" else {"spine": 0.1}
+    parts = {"chest": ("pediatric_chest", "adult_chest"), "spine": ("spine",)}
+    look_at = lambda _image: np.zeros((4, 4), np.float32)  # noqa: E731
+    chosen = RouteStage(Routes(rule=(rule,)), lambda _frame: answer, look_at, parts=parts)
+    assert chosen(INSTANCE, image()).models == asked
 
 
 def test_first_match_wins():

@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset
 
 from dicomnode.errors import RedactionUncertain, StageFailed, Undecodable
 from dicomnode.outputs import caption, sc
-from dicomnode.records import Findings
 from tests.unit.materials import (
     CHARSETS,
     UNSURE,
@@ -73,7 +72,7 @@ def test_pixels_come_out_square():
 def test_caption_tells_the_result():
     """A result changes the caption and not the picture."""
     told = read(sc.build(material(marked_dx(), picture=grey()))).pixel_array
-    unsure = read(sc.build(material(marked_dx(), picture=grey(), route=UNSURE, findings=Findings()))).pixel_array
+    unsure = read(sc.build(material(marked_dx(), picture=grey(), route=UNSURE, findings=()))).pixel_array
     high = caption.scale(grey()).shape[0]
     assert np.array_equal(told[:high], unsure[:high])
     assert told[high:].shape != unsure[high:].shape or not np.array_equal(told[high:], unsure[high:])

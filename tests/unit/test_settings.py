@@ -83,6 +83,16 @@ def test_rule_that_wins_always_must_be_last(config: Path) -> None:
         load(config)
 
 
+def test_the_key_of_one_model_names_the_new_one(config: Path) -> None:
+    """A routes.toml of an older version is refused with what to write; a model that stands twice is refused too."""
+    change(config / "routes.toml", 'models = ["pneumonia-pediatric"]', 'model = "pneumonia-pediatric"')
+    with pytest.raises(BadSetting, match=r'routes\.toml: rule\.0: .*models = \["NAME"\]'):
+        load(config)
+    change(config / "routes.toml", 'model = "pneumonia-pediatric"', 'models = ["a", "b", "a"]')
+    with pytest.raises(BadSetting, match="twice"):
+        load(config)
+
+
 def test_originals_go_to_one_inside_destination(config: Path) -> None:
     """Unchanged originals are refused for a peer that is outside."""
     change(config / "routes.toml", 'outputs = ["sr", "sc"]', 'outputs = ["original"]')

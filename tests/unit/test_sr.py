@@ -19,6 +19,7 @@ from dicomnode.stages.encode import Encode
 from tests.unit.materials import (
     CHARSETS,
     CHEST,
+    FINDINGS,
     NODE,
     PNEUMONIA,
     SPINE,
@@ -105,7 +106,7 @@ def test_says_that_it_is_no_diagnosis(sr_class, identity):
 @pytest.mark.parametrize("sr_class", sorted(sr.CLASSES))
 def test_uncertain_body_part_has_no_certainty(sr_class):
     """When nothing tells the body part, the report says so and claims no certainty, site or finding."""
-    output = sr.build(material(marked_dx(), sr_class=sr_class, route=UNSURE, findings=Findings()))
+    output = sr.build(material(marked_dx(), sr_class=sr_class, route=UNSURE, findings=()))
     ds = read(output)
     assert items(ds, "111012") == items(ds, "363698007") == []
     assert b"Body part: uncertain" in written(output)
@@ -114,7 +115,7 @@ def test_uncertain_body_part_has_no_certainty(sr_class):
 
 def test_header_body_part_has_no_certainty():
     """A body part that the header told comes without a probability, for there is none."""
-    ds = read(sr.build(material(marked_dx(), route=SPINE, findings=Findings())))
+    ds = read(sr.build(material(marked_dx(), route=SPINE, findings=())))
     assert items(ds, "111012") == []
     assert items(ds, "363698007")[0].ConceptCodeSequence[0].CodeMeaning == "Spine"
 
@@ -122,9 +123,23 @@ def test_header_body_part_has_no_certainty():
 def test_rare_probability_is_not_rounded_to_certain():
     """99.99 % is not told as 100 %."""
     sure = Findings((dataclasses.replace(PNEUMONIA, probability=0.9999),), "m", "1", "")
-    data = written(sr.build(material(marked_dx(), sr_class="basic-text", findings=sure)))
+    data = written(sr.build(material(marked_dx(), sr_class="basic-text", findings=(sure,))))
     assert b"99.9 %" in data
     assert b"100.0 %" not in data
+
+
+@pytest.mark.parametrize("sr_class", sorted(sr.CLASSES))
+def test_every_model_is_told(sr_class):
+    """Findings of two models stand there each with its model; the groups have their own tracking."""
+    effusion = dataclasses.replace(PNEUMONIA, label="effusion", probability=0.2, abnormal=False)
+    second = Findings((effusion,), "other-model", "2.0", "cd" * 32)
+    data = written(sr.build(material(marked_dx(), sr_class=sr_class, findings=(*FINDINGS, second))))
+    for told in (b"pneumonia, 96.8 %", b"effusion, 20.0 %", b"Model: chest-findings 1.0", b"Model: other-model 2.0"):
+        assert told in data
+    if sr_class != "basic-text":
+        ds = pydicom.dcmread(BytesIO(data))
+        assert [i.TextValue for i in items(ds, "111001")] == ["dicomnode router", "chest-findings", "other-model"]
+        assert len({i.UID for i in items(ds, "112040")}) == 3
 
 
 def test_multi_frame_names_the_frame():
