@@ -28,7 +28,7 @@ PLACES = {
     "pynetdicom": ("upper*", "scp*", "scu*"),
     "onnxruntime": ("stages.infer",),
     "highdicom": ("outputs*",),
-    "torch": ("training*", "commands.models"), "monai": ("training*",), "onnx": ("training*",), "onnxscript": ("training*",),
+    "torch": ("training*", "commands.models"), "monai": ("training*",), "onnx": ("training*",),
     "sqlite3": ("queue*",),
     "structlog": ("log",),
     "apscheduler": ("keeper*",),
@@ -102,7 +102,7 @@ def test_libraries_have_their_place(module: str) -> None:
 def test_libraries_of_the_table_are_used() -> None:
     """Each library of the table is imported somewhere, so that the gate watches something."""
     used = {name.split(".")[0] for tree in MODULES.values() for name in imports(tree)}
-    assert set(PLACES) - used <= {"monai", "onnx", "onnxscript"}
+    assert set(PLACES) - used <= {"monai"}
 
 
 def test_fsync_is_in_the_spool_alone() -> None:

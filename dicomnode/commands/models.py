@@ -22,7 +22,11 @@ Data = Annotated[Path, typer.Option("--manifest", help="MANIFEST.csv (path, clas
 Models = Annotated[Path, typer.Option("--models", help="Folder of models that the new one goes to.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder for checkpoints and the history of the training.")]
 Version = Annotated[str, typer.Option("--model-version", help="Version of the new model, MAJOR.MINOR.PATCH.")]
-Width = Annotated[float, typer.Option("--width", min=0.1, max=2, help="Width multiplier of MobileNet-V1.")]
+Arch = Annotated[str | None, typer.Option("--arch", help="Architecture; a name that is wrong lists them.")]
+Start = Annotated[str, typer.Option("--start", help="Weights to begin with: none, imagenet, or a folder models/NAME/VERSION.")]
+Width = Annotated[float | None, typer.Option("--width", min=0.1, max=2, help="Multiplier of the channels.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures in one step.")]
+Rate = Annotated[float, typer.Option("--rate", min=1e-7, max=1, help="Highest learning rate.")]
 Size = Annotated[int, typer.Option("--size", min=32, max=1024, help="Rows and columns of the input, pixels.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Cores to use.")]
@@ -44,15 +48,16 @@ def _need_torch() -> None:
 def train_router(  # noqa: PLR0917 - typer names them all
     manifest: Data, models: Models = Path("models"), runs: Runs = Path("runs/router"), model_version: Version = "1.0.0",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 30,
-    width: Width = 0.5, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
+    arch: Arch = None, start: Start = "none", batch: Batch = 32, rate: Rate = 2e-3,
+    width: Width = None, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
 ) -> None:
-    """Train the body-part router (MobileNet-V1)."""
+    """Train the body-part router."""
     _need_torch()
     from dicomnode.training.train import train_router as run  # noqa: PLC0415 - needs torch
 
     folder = run(
-        data=manifest, models=models, runs=runs, version=model_version, epochs=epochs, width=width, size=size, seed=seed,
-        threads=threads, device=device, resume=resume,
+        data=manifest, models=models, runs=runs, version=model_version, epochs=epochs, arch=arch, start=start,
+        batch=batch, rate=rate, width=width, size=size, seed=seed, threads=threads, device=device, resume=resume,
     )
     typer.echo(f"written: {folder}")
 
@@ -61,15 +66,16 @@ def train_router(  # noqa: PLR0917 - typer names them all
 def train_findings(  # noqa: PLR0917
     manifest: Data, models: Models = Path("models"), runs: Runs = Path("runs/findings"), model_version: Version = "1.0.0",
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = 24,
-    width: Width = 0.5, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
+    arch: Arch = None, start: Start = "none", batch: Batch = 32, rate: Rate = 2e-3,
+    width: Width = None, size: Size = 192, seed: Seed = 7, threads: Threads = 1, device: Device = "cpu", resume: Resume = False,
 ) -> None:
     """Train the findings model for children's chests: normal against pneumonia."""
     _need_torch()
     from dicomnode.training.train import train_findings as run  # noqa: PLC0415 - needs torch
 
     folder = run(
-        data=manifest, models=models, runs=runs, version=model_version, epochs=epochs, width=width, size=size, seed=seed,
-        threads=threads, device=device, resume=resume,
+        data=manifest, models=models, runs=runs, version=model_version, epochs=epochs, arch=arch, start=start,
+        batch=batch, rate=rate, width=width, size=size, seed=seed, threads=threads, device=device, resume=resume,
     )
     typer.echo(f"written: {folder}")
 

@@ -83,12 +83,16 @@ class Model:
         self._check_graph()
 
     def _check_graph(self) -> None:
-        """Compare the graph's only input and output with the card."""
+        """Compare the graph's only input and its outputs with the card."""
         inputs, outputs, card = self._session.get_inputs(), self._session.get_outputs(), self.card
         found = [(node.name, node.type, tuple(node.shape[1:])) for node in (*inputs, *outputs)]
+        # The rows and columns of a map may be free.
+        maps = {spec.output: len(spec.labels) for spec in card.maps}
+        found = [(*node[:2], node[2][:1]) if node[0] in maps and len(node[2]) == 3 else node for node in found]
         wanted = [
             (card.input.name, "tensor(float)", tuple(card.input.shape)),
             (card.output.name, "tensor(float)", (len(card.labels),)),
+            *((name, "tensor(float)", (count,)) for name, count in maps.items()),
         ]
         if found != wanted:
             raise BadCard(f"{self.folder.onnx}: the graph has {found}, the card wants {wanted}")

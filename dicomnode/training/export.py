@@ -6,32 +6,29 @@ last step.
 
 **Fails** `BadCard` when ONNX and torch differ, or the card does not hold.
 
-**Limits** One input with one channel, logits out.
+**Limits** One input with one channel, logits and class activation maps out.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from dicomnode.cards import Card, ModelFolder, Sample, load_card
+from dicomnode.cards import Card, MapSpec, ModelFolder, Sample, load_card
 from dicomnode.errors import BadCard
 from dicomnode.stages.infer import Model
 from dicomnode.stages.preprocess import to_unit
+from dicomnode.training.graph import MAPS, write_onnx
+from dicomnode.training.networks import Classifier
 
-OPSET = 18
 _AGREE = 1e-3  # logits; float32 sums in another order differ in the fifth place
 _SAMPLE_TOLERANCE = 0.01
 
@@ -89,39 +86,13 @@ def write_card(card: Card, folder: Path) -> Card:
     return load_card(folder / "card.toml")
 
 
-def write_onnx(network: nn.Module, path: Path, shape: tuple[int, int, int]) -> str:
-    """Write a network as ONNX with input ``image`` (n, *shape) and output ``logits``; gives its SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    network = network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]  # stubs lack it
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(2, *shape),),
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    model = cast("torch.onnx.ONNXProgram", program).model_proto  # None only without dynamo
-    # The exporter notes stack traces, with the paths of this machine, at every node and value.
-    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    path.write_bytes(model.SerializeToString(deterministic=True))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def export_model(network: nn.Module, card: Card, folder: Path) -> Card:
-    """Put a network into its folder and complete its card with digest and sample.
+def export_model(network: Classifier, card: Card, folder: Path) -> Card:
+    """Put a network whose weights are rounded into its folder and complete its card with digest, maps and sample.
 
     Parameters
     ----------
     card
-        Everything but ``sha256`` and ``sample``, whose values are replaced.
+        Everything but ``sha256``, ``maps`` and ``sample``, whose values are replaced.
     folder
         ``models/<name>/<version>``.
 
@@ -132,7 +103,8 @@ def export_model(network: nn.Module, card: Card, folder: Path) -> Card:
     """
     digest = write_onnx(network, folder / card.file, card.input.shape)
     cv2.imwrite(str(folder / card.sample.file), draw_phantom())
-    card = card.model_copy(update={"sha256": digest})
+    maps = MapSpec(output=MAPS, kind="heat", labels=tuple(label.key for label in card.labels), threshold=None)
+    card = card.model_copy(update={"sha256": digest, "maps": (maps,)})
     model = Model(ModelFolder(card, folder))
     tensors = np.random.default_rng(0).standard_normal((3, *card.input.shape), dtype=np.float32)
     with torch.inference_mode():

@@ -15,15 +15,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from dicomnode.errors import BadSetting
 from dicomnode.stages.preprocess import chain
 from dicomnode.training import metrics
 from dicomnode.training.augment import Recipe
 from dicomnode.training.datasets import SPLITS, Example, load_small, read_picture, sampling_weights
+from dicomnode.training.graph import round_weights
 from dicomnode.training.loop import Plan, TrainSet, ValSet, fit, predict
-from dicomnode.training.networks import build
+from dicomnode.training.networks import Classifier, build
+from dicomnode.training.start import Start
 
 Steps: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -35,7 +36,7 @@ _HELD_SHARE = 4 / 3
 class Taught:
     """A network with what val says of it."""
 
-    network: nn.Module
+    network: Classifier
     temperature: float
     #: The examples of train.
     learned: Sequence[Example]
@@ -73,6 +74,7 @@ def learn(
     resume: bool,
     threads: int,
     device: str,
+    start: Start | None = None,
 ) -> Taught:
     """Teach a network to tell `labels` apart; checkpoints and history go to `out`.
 
@@ -84,6 +86,8 @@ def learn(
         Cores that torch may use.
     device
         "cpu" or a torch device such as "cuda".
+    start
+        Weights to begin with.
 
     Raises
     ------
@@ -104,8 +108,11 @@ def learn(
     )
     val_targets = _targets(split["val"], labels)
     val = ValSet(np.stack([prepare(read_picture(example.path)) for example in split["val"]]), val_targets)
-    network = build(plan.arch, len(labels), plan.width, plan.dropout).to(device)
-    best = fit(network, train, val, plan, prepare, recipe, out, resume).to("cpu")
+    network = build(plan.arch, len(labels), plan.width, plan.dropout)
+    if start is not None:
+        start.fill(network, labels)
+    best = fit(network.to(device), train, val, plan, prepare, recipe, out, resume).to("cpu")
+    round_weights(best)
     logits = predict(best, val.tensors)
     temperature = metrics.fit_temperature(logits, val_targets)
     return Taught(best, temperature, split["train"], val_targets, metrics.softmax(logits, temperature))

@@ -33,6 +33,7 @@ from dicomnode.errors import BadSetting
 from dicomnode.stages.preprocess import Step
 from dicomnode.training import metrics
 from dicomnode.training.augment import Recipe, augment
+from dicomnode.training.networks import Classifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Plan:
     dropout: float = 0.2
     #: Share of the old average kept at each step.
     ema: float = 0.995
+    #: "none", "imagenet" or the folder of a model.
+    start: str = "none"
     seed: int = 7
     #: Exponents of `datasets.sampling_weights`.
     class_power: float = 0.3
@@ -138,8 +141,8 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def fit(
-    network: nn.Module, train: TrainSet, val: ValSet, plan: Plan, prepare: Step, recipe: Recipe, out: Path, resume: bool
-) -> nn.Module:
+    network: Classifier, train: TrainSet, val: ValSet, plan: Plan, prepare: Step, recipe: Recipe, out: Path, resume: bool
+) -> Classifier:
     """Teach `network` and return it with the averaged weights of the epoch that was best on val.
 
     Best is the highest macro-F1, between equals the lowest log loss. Writes `last.pt` (to resume), `best.pt` and

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,12 @@ from dicomnode.training.evaluate import GROUPS, as_markdown, evaluate_model
 from dicomnode.training.export import export_model, figures_of, write_card, write_model_card
 from dicomnode.training.learn import Taught, learn, steps_for
 from dicomnode.training.loop import Plan
+from dicomnode.training.start import Start, open_start
 
 _NOT_A_DEVICE = "Not a medical device; not for diagnostic use."
 _ARTIFICIAL_INTELLIGENCE = cards.Concept(value="123110", scheme="DCM", meaning="Artificial Intelligence")
+#: Terms of start weights that ask for no more than naming them.
+_FREE = frozenset({"Apache-2.0", "CC-BY-4.0"})
 _FEW = 100  # pictures of a class; below, a card says so
 
 
@@ -65,23 +69,30 @@ def choose_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> fl
     return max((round(step / 20, 2) for step in range(1, 20)), key=worth)
 
 
-def _terms(examples: Sequence[Example]) -> cards.Licence:
-    """The terms of weights that learned from these pictures."""
+def _terms(examples: Sequence[Example], start: Start | None) -> cards.Licence:
+    """The terms of weights that learned from these pictures, and from what they began with: the stricter hold."""
     stated = {example.licence for example in examples}
     bound = sorted(text for text in stated if "BY-NC-SA" in text)
     if bound:
         reason = f"Learned from pictures under {'; '.join(bound)}, among others; the weights carry that licence."
         return cards.Licence(identifier="CC-BY-NC-SA-4.0", reason=reason)
-    if all(text.startswith("CC BY 4.0") for text in stated):
+    open_terms = all(text.startswith("CC BY 4.0") for text in stated)
+    if start is not None and start.licence.identifier not in _FREE:
+        reason = f"Began with the weights of {start.name}, whose terms hold on: {start.licence.reason}"
+        if open_terms or "NC" in start.licence.identifier:
+            return cards.Licence(identifier=start.licence.identifier, reason=reason)
+        return cards.Licence(identifier="LicenseRef-training-data", reason=f"{reason} And those of the training data.")
+    if open_terms:
         return cards.Licence(identifier="CC-BY-4.0", reason="Learned only from pictures under CC BY 4.0, named below.")
     return cards.Licence(
         identifier="LicenseRef-training-data", reason="No one licence covers the pictures; see training data."
     )
 
 
-def _sources(examples: Sequence[Example]) -> tuple[cards.TrainingData, ...]:
+def _sources(examples: Sequence[Example], start: Start | None) -> tuple[cards.TrainingData, ...]:
     counted = Counter((example.source or "not stated", example.licence or "not stated") for example in examples)
-    return tuple(cards.TrainingData(source=s, licence=t, pictures=n) for (s, t), n in sorted(counted.items()))
+    learned = (cards.TrainingData(source=s, licence=t, pictures=n) for (s, t), n in sorted(counted.items()))
+    return (*learned, *(() if start is None else start.data))
 
 
 def shortcomings(examples: Sequence[Example]) -> str:
@@ -105,8 +116,9 @@ def shortcomings(examples: Sequence[Example]) -> str:
 
 
 def _card(
-    task: str, name: str, version: str, size: int, labels: Sequence[cards.Label], learned: Sequence[Example]
-) -> dict[str, object]:
+    task: str, name: str, version: str, size: int, labels: Sequence[cards.Label], learned: Sequence[Example], plan: Plan,
+    start: Start | None,
+) -> dict[str, object]:  # fmt: skip
     """What every card of ours says before the network is known."""
     preprocess = [{"step": step, "parameters": dict(parameters)} for step, parameters in steps_for(size)]
     return {
@@ -115,8 +127,9 @@ def _card(
         "task": task,
         "file": "model.onnx",
         "sha256": "0" * 64,
-        "licence": _terms(learned),
-        "training_data": _sources(learned),
+        "licence": _terms(learned, start),
+        "training_data": _sources(learned, start),
+        "network": {"arch": plan.arch, "width": plan.width},
         "algorithm": _ARTIFICIAL_INTELLIGENCE,
         "input": {"name": "image", "shape": (1, size, size), "dtype": "float32", "preprocess": preprocess},
         "labels": labels,
@@ -133,6 +146,13 @@ def _finish(taught: Taught, card: cards.Card, folder: Path, data: Path, groups: 
     write_model_card(card, folder, as_markdown(reports[1]), shortcomings(taught.learned))
 
 
+def _begin(start: str, plan: Plan) -> tuple[Start | None, Plan]:
+    """Open the start weights; an architecture or width that the plan leaves open is theirs, or a small one."""
+    begun = open_start(start, plan.arch or None, plan.width or None)
+    arch, width = ("mobilenet_v1", 0.5) if begun is None else (begun.arch, begun.width)
+    return begun, replace(plan, arch=plan.arch or arch, width=plan.width or width, start=start if begun is None else begun.name)
+
+
 def train_router(
     *,
     data: Path,
@@ -140,8 +160,9 @@ def train_router(
     runs: Path,
     name: str = "bodypart-router",
     version: str = "1.0.0",
-    arch: str = "mobilenet_v1",
-    width: float = 0.5,
+    arch: str | None = None,
+    width: float | None = None,
+    start: str = "none",
     size: int = 192,
     epochs: int = 30,
     batch: int = 32,
@@ -166,6 +187,8 @@ def train_router(
         Folder for checkpoints and history.json; ``resume`` goes on from there.
     size
         Rows and columns of the input, pixels.
+    start
+        Weights to begin with: "none", "imagenet" or the folder of a model, whose architecture and width then hold.
     threads
         Cores for torch.
 
@@ -183,11 +206,11 @@ def train_router(
     if strange:
         raise BadSetting(f"{data}: not a body part: {', '.join(sorted(strange))}; there are: {', '.join(BODY_PARTS)}")
     labels = [label for label in ROUTER_LABELS if any(example.label == label.key for example in examples)]
-    plan = Plan(arch, width, epochs, batch, rate, seed=seed)
+    begun, plan = _begin(start, Plan(arch or "", width or 0, epochs, batch, rate, seed=seed))
     keys = [label.key for label in labels]
-    taught = learn(examples, keys, size, plan, recipe, runs, resume=resume, threads=threads, device=device)
+    taught = learn(examples, keys, size, plan, recipe, runs, resume=resume, threads=threads, device=device, start=begun)
     card = cards.Card.model_validate(
-        _card("router", name, version, size, labels, taught.learned)
+        _card("router", name, version, size, labels, taught.learned, plan, begun)
         | {
             "body_parts": keys,
             "intended_use": f"Says the body part of a radiograph, so that a node can route it. {_NOT_A_DEVICE}",
@@ -208,8 +231,9 @@ def train_findings(
     version: str = "1.0.0",
     labels: Sequence[cards.Label] = PNEUMONIA_LABELS,
     body_parts: Sequence[str] = ("pediatric_chest",),
-    arch: str = "mobilenet_v1",
-    width: float = 0.5,
+    arch: str | None = None,
+    width: float | None = None,
+    start: str = "none",
     size: int = 192,
     epochs: int = 24,
     batch: int = 32,
@@ -234,9 +258,9 @@ def train_findings(
     """
     examples = datasets.read_examples(data, selection)
     # Few pictures, so few steps an epoch: the average must follow faster than the router's.
-    plan = Plan(arch, width, epochs, batch, rate, ema=0.98, seed=seed)
+    begun, plan = _begin(start, Plan(arch or "", width or 0, epochs, batch, rate, ema=0.98, seed=seed))
     keys = [label.key for label in labels]
-    taught = learn(examples, keys, size, plan, recipe, runs, resume=resume, threads=threads, device=device)
+    taught = learn(examples, keys, size, plan, recipe, runs, resume=resume, threads=threads, device=device, start=begun)
     chosen = [
         label.model_copy(
             update={"threshold": choose_threshold(taught.val_targets == index, taught.val_probabilities[:, index])}
@@ -246,7 +270,7 @@ def train_findings(
         for index, label in enumerate(labels)
     ]
     card = cards.Card.model_validate(
-        _card("findings", name, version, size, chosen, taught.learned)
+        _card("findings", name, version, size, chosen, taught.learned, plan, begun)
         | {
             "body_parts": tuple(body_parts),
             "intended_use": f"Research: tells {' from '.join(keys)} in {', '.join(body_parts)}. {_NOT_A_DEVICE}",

@@ -19,7 +19,6 @@ from dicomnode.training import augment, datasets, metrics
 from dicomnode.training.datasets import EVERYTHING, Example, Selection, read_examples, read_manifest, sampling_weights
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
-pytest.importorskip("onnxscript", reason="the extra `train` is not installed")
 
 from dicomnode.training import learn, loop, networks, train  # noqa: E402 - need torch
 from dicomnode.training.evaluate import evaluate_model  # noqa: E402
