@@ -29,6 +29,7 @@ from dicomnode.stages.preprocess import Array, to_unit
 SPLITS = ("train", "val", "test")
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 _COLUMNS = frozenset({"path", "class", "split"})
+_PERSON = re.compile(r"\bpatient=([^\s;]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Example:
     source: str = ""
     #: Terms of the picture as the manifest states them.
     licence: str = ""
+    #: Whose picture it is, a pseudonym, as far as known (``patient=...`` in the column note): intervals are by person.
+    person: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,9 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
             label = next((name for name, pattern in patterns if re.search(pattern, source_path)), "")
         if label:
             source, licence = row.get("source_repo") or "", row.get("licence") or ""
-            found.append(Example(manifest.parent / row["path"], label, row["split"], source, licence))
+            person = _PERSON.search(row.get("note") or "")
+            named = f"{source}:{person[1]}" if person else ""
+            found.append(Example(manifest.parent / row["path"], label, row["split"], source, licence, named))
     return tuple(found)
 
 
