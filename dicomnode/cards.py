@@ -38,6 +38,8 @@ def _file_name(value: str) -> str:
 
 FileName = Annotated[str, AfterValidator(_file_name)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Size = Annotated[int, Field(ge=1)]
 #: A label or body part: what routes, logs, rows and commands call it.
 Word = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
@@ -71,8 +73,10 @@ class Input(_Part):
     """``[input]``: what the network reads."""
 
     name: str = Field(min_length=1, description="Name of the input in the ONNX graph.")
-    shape: tuple[int, int, int] = Field(description="Channels, rows, columns of one image; the batch comes before.")
-    dtype: Literal["float32"] = Field(description="Type of the tensor.")
+    shape: tuple[Size, Size, Size] = Field(
+        description="Channels, rows, columns of one image, or as the last step of preprocess makes it; the batch comes before."
+    )
+    dtype: Literal["float32", "float16", "uint8"] = Field(description="Type of the tensor; uint8 is rounded to 0..255.")
     preprocess: tuple[PreprocessStep, ...] = Field(
         min_length=1, description="Steps from a grey frame in 0..1 (low = dark) to the tensor, in order."
     )
@@ -82,8 +86,8 @@ class OutputSpec(_Part):
     """``[output]``: what the network answers."""
 
     name: str = Field(min_length=1, description="Name of the output in the ONNX graph: logits, one per label.")
-    activation: Literal["softmax", "sigmoid"] = Field(
-        description="softmax: exactly one label holds; sigmoid: any number."
+    activation: Literal["softmax", "sigmoid", "none"] = Field(
+        description="softmax: exactly one label holds; sigmoid: any number; none: the graph gives probabilities itself."
     )
     temperature: float = Field(
         1.0, gt=0, description="Logits are divided by this first; fitted on the validation split."
@@ -91,6 +95,12 @@ class OutputSpec(_Part):
     certain_from: Probability | None = Field(
         None, description="Router: an answer below this probability is uncertain; chosen on the validation split."
     )
+
+    @model_validator(mode="after")
+    def _temperature_needs_logits(self) -> Self:
+        if self.activation == "none" and self.temperature != 1:
+            raise ValueError("temperature: what the graph gives as probabilities has none")
+        return self
 
 
 class MapSpec(_Part):
@@ -160,6 +170,13 @@ class Sample(_Part):
     tolerance: float = Field(gt=0, le=0.1, description="Largest difference that still passes.")
 
 
+class DataFile(_Part):
+    """``[[data]]``: a file beside the ONNX file that holds weights of it (external data)."""
+
+    file: FileName = Field(description="File in the card's folder, as the ONNX file names it.")
+    sha256: Digest = Field(description="SHA-256 of the file.")
+
+
 class Card(_Part):
     """A model card; one that exists agrees with itself."""
 
@@ -167,7 +184,8 @@ class Card(_Part):
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="Version; equals the folder's.")
     task: Literal["router", "findings"] = Field(description="router: says the body part; findings: says what is seen.")
     file: FileName = Field(description="ONNX file in the card's folder.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the ONNX file.")
+    sha256: Digest = Field(description="SHA-256 of the ONNX file.")
+    data: tuple[DataFile, ...] = Field((), description="Files beside it that hold its weights, where it is in several.")
     body_parts: tuple[Word, ...] = Field(min_length=1, description="Body parts that the model is for.")
     intended_use: str = Field(min_length=1, description="What it may be used for, and what not.")
     licence: Licence = Field(description="Terms of the weights.")
@@ -252,13 +270,23 @@ def load_card(path: Path) -> Card:
     for key, said, is_called in (("name", card.name, folder.parent.name), ("version", card.version, folder.name)):
         if said != is_called:
             raise BadCard(f"{path}: {key}: {said!r}, but the folder is called {is_called!r}")
-    for key, file in (("file", card.file), ("sample.file", card.sample.file)):
+    data = [(item.file, item.sha256) for item in card.data]
+    for key, file in (("file", card.file), ("sample.file", card.sample.file), *(("data.file", file) for file, _ in data)):
         if not (folder / file).is_file():
             raise MissingModel(f"{path}: {key}: {file} is not in the folder")
-    digest = hashlib.sha256((folder / card.file).read_bytes()).hexdigest()
-    if digest != card.sha256:
-        raise DigestMismatch(f"{path}: sha256: {card.file} has the digest {digest}")
+    for key, file, said in (("sha256", card.file, card.sha256), *(("data.sha256", *item) for item in data)):
+        if (digest := digest_of_file(folder / file)) != said:
+            raise DigestMismatch(f"{path}: {key}: {file} has the digest {digest}")
     return card
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; raises `MissingModel` when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MissingModel(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def find_models(root: Path) -> Mapping[str, ModelFolder]:

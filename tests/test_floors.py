@@ -26,7 +26,7 @@ FLOORS = {
 #: Library → modules that may import it; a name ending in * is a prefix.
 PLACES = {
     "pynetdicom": ("upper*", "scp*", "scu*"),
-    "onnxruntime": ("stages.infer",),
+    "onnxruntime": ("stages.session",),
     "highdicom": ("outputs*",),
     "torch": ("training*", "commands.models"), "monai": ("training*",), "onnx": ("training*",),
     "sqlite3": ("queue*",),

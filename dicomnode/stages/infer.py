@@ -1,101 +1,103 @@
-"""Ask an ONNX model about one picture: the only place where onnxruntime is imported.
+"""Ask a model about a picture: what its card says of preparing and reading, around one open graph.
 
-**Way** `Model` opens the session that a card describes and answers probabilities for a picture in 0..1; `Infer` is
-the stage: it takes such a picture and the name of a model and gives `Findings` with the model's name, version and
-digest. Sessions are made once per process and shared; nothing is kept between pictures.
+**Way** `Model` opens the graph that a card describes and answers for pictures in 0..1, one or a batch: probabilities by
+label, and the maps that the card names. `Infer` is the stage: it takes such a picture and the name of a model and gives
+`Findings` with the model's name, version and digest. Models are opened once per process and shared; nothing is kept
+between pictures.
 
-**Fails** At start: `MissingModel` and `BadCard` when the graph is not as its card says, `BadSetting` when CUDA is
-asked for and cannot be had. On an instance: `StageFailed`.
+**Fails** At start: `MissingModel`, `DigestMismatch` and `BadCard` when the graph is not as its card says or its sample is
+answered otherwise, `BadSetting` when CUDA is asked for and cannot be had. On an instance: `StageFailed`.
 
-**Limits** Of a multi-frame image the caller gives one frame. Batches of one.
+**Limits** Of a multi-frame image the caller gives one frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from dicomnode.cards import ModelFolder, find_models
-from dicomnode.errors import BadCard, BadSetting, MissingModel, StageFailed
-from dicomnode.records import Finding, Findings
-from dicomnode.stages.preprocess import Array, chain, to_unit
+from dicomnode.cards import MapSpec, ModelFolder, OutputSpec, find_models
+from dicomnode.errors import BadCard, MissingModel, StageFailed
+from dicomnode.records import Finding, Findings, Placement
+from dicomnode.stages.preprocess import Array, Placed, chain, to_unit
+from dicomnode.stages.session import Port, Provider, Session
 
-Provider = Literal["cpu", "cuda"]
+__all__ = ["BATCH", "Answer", "Infer", "LabelMap", "Model", "Provider", "open_models"]
 
-# 4 is fatal only: what goes wrong comes as an exception, the rest is talk about GPUs that nobody asked for.
-_SEVERITY = 4
-ort.set_default_logger_severity(_SEVERITY)
+#: Pictures that go through a graph at a time, at most: what a batch needs in memory is bounded.
+BATCH = 16
+#: Probabilities that a graph makes itself may be this far outside of 0..1.
+_ROUNDED = 1e-3
 
 
-# onnxruntime's exceptions share no base of their own.
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """Where a model sees what: one of the card's ``[[maps]]`` for one picture."""
+
+    spec: MapSpec
+    #: (labels, rows, cols) float32 over the area of the network's input.
+    values: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says of one picture."""
+
+    #: By label key, in the order of the card.
+    probabilities: Mapping[str, float]
+    maps: tuple[LabelMap, ...]
+    #: What the area of the network's input, and so of each map, covers of the picture or its frame.
+    place: Placement
 
 
 class Model:
-    """One ONNX model with its card; thread-safe, since a session is and nothing else changes."""
+    """One ONNX model with its card; thread-safe, since its session is and nothing else changes."""
 
     def __init__(self, folder: ModelFolder, *, provider: Provider = "cpu", threads: int = 1) -> None:
-        """Open the session.
-
-        Parameters
-        ----------
-        threads
-            Cores for one picture; workers run beside each other, so one is the rule.
+        """Open the graph.
 
         Raises
         ------
         BadCard
             The graph does not open, or its inputs and outputs, or the preprocessing, are not as the card says.
+        DigestMismatch
+            The ONNX file is not the one that the card describes.
         BadSetting
             ``provider`` is "cuda" and CUDA cannot be used here.
         """
         self.folder = folder
         self.card = folder.card
         self._prepare = chain([(step.step, step.parameters) for step in self.card.input.preprocess])
-        options = ort.SessionOptions()
-        options.log_severity_level = _SEVERITY
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        wanted = ["CUDAExecutionProvider"] if provider == "cuda" else []
-        if not set(wanted) <= set(ort.get_available_providers()):
-            raise BadSetting("work.provider: cuda is asked for, but the installed onnxruntime is built without it")
-        try:
-            self._session = ort.InferenceSession(str(folder.onnx), options, providers=[*wanted, "CPUExecutionProvider"])
-        except _ORT_ERRORS as error:
-            raise BadCard(f"{folder.onnx}: onnxruntime cannot open it: {error}") from error
-        if wanted and self.provider != wanted[0]:  # onnxruntime falls back to the CPU without a word
-            raise BadSetting("work.provider: cuda is asked for, but no GPU is here or not all of its libraries are")
+        self._session = Session(
+            folder.onnx, sha256=self.card.sha256, data=bool(self.card.data), provider=provider, threads=threads,
+        )
         self._check_graph()
+        self._dtype = np.dtype(self.card.input.dtype)
+        #: What the graph takes at a time; None is any number.
+        self._batch = self._session.inputs[0].shape[0]
 
     def _check_graph(self) -> None:
-        """Compare the graph's only input and its outputs with the card."""
-        inputs, outputs, card = self._session.get_inputs(), self._session.get_outputs(), self.card
-        found = [(node.name, node.type, tuple(node.shape[1:])) for node in (*inputs, *outputs)]
-        # The rows and columns of a map may be free.
-        maps = {spec.output: len(spec.labels) for spec in card.maps}
-        found = [(*node[:2], node[2][:1]) if node[0] in maps and len(node[2]) == 3 else node for node in found]
-        wanted = [
-            (card.input.name, "tensor(float)", tuple(card.input.shape)),
-            (card.output.name, "tensor(float)", (len(card.labels),)),
-            *((name, "tensor(float)", (count,)) for name, count in maps.items()),
-        ]
-        if found != wanted:
-            raise BadCard(f"{self.folder.onnx}: the graph has {found}, the card wants {wanted}")
+        """Compare what the graph takes and gives with the card."""
+        card, where = self.card, self.folder.onnx
+        inputs = self._session.inputs
+        read = Port(card.input.name, card.input.dtype, (None, *card.input.shape))
+        if len(inputs) != 1 or not _fits(inputs[0], read):
+            raise BadCard(f"{where}: the graph takes {_list(inputs)}; the card says {read}")
+        outputs = {port.name: port for port in self._session.outputs}
+        labels = len(card.labels)
+        wanted: list[tuple[str, tuple[tuple[int | None, ...], ...]]]
+        wanted = [(card.output.name, ((labels,), (labels, 1, 1), *([()] if labels == 1 else [])))]
+        wanted += [(spec.output, ((len(spec.labels), None, None),)) for spec in card.maps]
+        for name, shapes in wanted:
+            port = outputs.get(name)
+            if port is None or not any(_fits(port, Port(name, "float32", (None, *shape)), floats=True) for shape in shapes):
+                said = Port(name, "float32", (None, *shapes[0]))
+                raise BadCard(f"{where}: the graph has {_list(self._session.outputs)}; the card wants {said}")
         made = self._prepare(np.zeros((8, 8), dtype=np.float32)).shape
         if made != tuple(card.input.shape):
             raise BadCard(
@@ -105,7 +107,7 @@ class Model:
     @property
     def provider(self) -> str:
         """The execution provider that the session itself reports first."""
-        return str(self._session.get_providers()[0])
+        return self._session.provider
 
     def logits(self, tensors: Array) -> Array:
         """Run the graph on tensors (n, channels, rows, cols); gives (n, labels), before temperature and activation.
@@ -115,46 +117,106 @@ class Model:
         StageFailed
             onnxruntime gives up, or answers numbers that are not finite.
         """
-        try:
-            (answer,) = self._session.run([self.card.output.name], {self.card.input.name: tensors})
-        except _ORT_ERRORS as error:
-            raise StageFailed(f"model {self.card.name}: onnxruntime gave up") from error
-        if not np.isfinite(answer).all():
-            raise StageFailed(f"model {self.card.name}: the answer is not finite")
-        return np.asarray(answer, dtype=np.float32)
+        return self._run([self.card.output.name], tensors)[0].reshape(len(tensors), len(self.card.labels))
 
-    def probabilities(self, image_unit: Array) -> dict[str, float]:
-        """Answer a probability per label key.
+    def _run(self, wanted: Sequence[str], tensors: Array) -> list[Array]:
+        """Run the graph in the batches that it takes."""
+        size = self._batch or BATCH
+        made = [self._run_batch(wanted, tensors[first : first + size]) for first in range(0, len(tensors), size)]
+        return [np.concatenate(parts) if len(parts) > 1 else parts[0] for parts in zip(*made, strict=True)]
+
+    def _run_batch(self, wanted: Sequence[str], tensors: Array) -> list[Array]:
+        count, given = len(tensors), tensors.astype(np.float32, copy=False)
+        if self._batch and count < self._batch:
+            given = np.concatenate([given, np.zeros((self._batch - count, *given.shape[1:]), np.float32)])
+        if self._dtype.kind == "u":
+            given = np.rint(np.clip(given, 0, 255))
+        answers = self._session.run(wanted, {self.card.input.name: given.astype(self._dtype, copy=False)})
+        found = [np.asarray(answer, dtype=np.float32) for answer in answers]
+        if not all(np.isfinite(answer).all() for answer in found):
+            raise StageFailed(f"model {self.card.name}: the answer is not finite")
+        if any(answer.ndim < 1 or len(answer) != len(given) for answer in found):
+            raise StageFailed(f"model {self.card.name}: the answer is not one for each picture")
+        return [answer[:count] for answer in found]
+
+    def answers(self, pictures: Sequence[Array], frames: Sequence[tuple[int, int] | None] | None = None) -> list[Answer]:
+        """Answer for each of some pictures, which go through the graph in batches.
 
         Parameters
         ----------
-        image_unit
-            (rows, cols) float32 in 0..1 as `preprocess.to_unit` makes it; of a multi-frame image the frame chosen by
-            the caller.
+        pictures
+            (rows, cols) float32 in 0..1 as `preprocess.to_unit` makes them, of any sizes; of a multi-frame image the
+            frame chosen by the caller.
+        frames
+            Rows and columns of the frame that each picture shows, where it is of another size; places are in its pixels.
 
         Raises
         ------
         StageFailed
-            The array is no such picture, or the model gave up.
+            An array is no such picture, or the model gave up.
         """
-        if image_unit.ndim != 2 or image_unit.size == 0:
-            raise StageFailed(f"a picture for a model has two dimensions, not the shape {image_unit.shape}")
-        output = self.card.output
-        scaled = self.logits(self._prepare(image_unit)[np.newaxis])[0].astype(np.float64) / output.temperature
-        return dict(zip((label.key for label in self.card.labels), _activate(scaled, output.activation), strict=True))
+        for picture in pictures:
+            if picture.ndim != 2 or picture.size == 0:
+                raise StageFailed(f"a picture for a model has two dimensions, not the shape {picture.shape}")
+        size = self._batch or BATCH
+        asked = list(zip(pictures, frames or [None] * len(pictures), strict=True))
+        made: list[Answer] = []
+        for first in range(0, len(asked), size):  # tensors of one batch at a time
+            made += self._answers([self._prepare.placed(picture, frame) for picture, frame in asked[first : first + size]])
+        return made
+
+    def _answers(self, placed: Sequence[Placed]) -> list[Answer]:
+        card, tensors = self.card, np.stack([tensor for tensor, _ in placed])
+        first, *others = self._run([card.output.name, *(spec.output for spec in card.maps)], tensors)
+        probabilities = _activate(first.reshape(len(tensors), len(card.labels)).astype(np.float64), card.output)
+        if probabilities is None:
+            raise StageFailed(f"model {card.name}: the answer is no probability, and the card says activation = none")
+        for number, (spec, values) in enumerate(zip(card.maps, others, strict=True)):
+            if values.ndim != 4 or values.shape[1] != len(spec.labels):
+                raise StageFailed(f"model {card.name}: the map {spec.output} has the shape {values.shape}")
+            if spec.kind == "mask":
+                if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
+                    raise StageFailed(f"model {card.name}: the mask {spec.output} is no probability")
+                others[number] = np.clip(values, 0, 1)
+        keys = [label.key for label in card.labels]
+        return [
+            Answer(
+                dict(zip(keys, map(float, row), strict=True)),
+                tuple(LabelMap(spec, values[number]) for spec, values in zip(card.maps, others, strict=True)),
+                placed[number][1],
+            )
+            for number, row in enumerate(probabilities)
+        ]
+
+    def answer(self, picture: Array, frame: tuple[int, int] | None = None) -> Answer:
+        """Answer for one picture, as `answers` does."""
+        return self.answers([picture], [frame])[0]
+
+    def probabilities(self, image_unit: Array) -> dict[str, float]:
+        """Answer a probability per label key for one picture, as `answers` does; no maps are made."""
+        return self.probabilities_of([image_unit])[0]
+
+    def probabilities_of(self, pictures: Sequence[Array]) -> list[dict[str, float]]:
+        """Answer a probability per label key for each of some pictures."""
+        return [dict(answer.probabilities) for answer in self.answers(pictures)]
 
     def check_sample(self) -> float:
         """Answer the card's sample; gives the largest difference from the expected probabilities.
 
+        The first run of a session is slower than the others: this is it.
+
         Raises
         ------
         BadCard
-            The sample cannot be read or the difference is above the card's tolerance.
+            The sample cannot be read, or the answer is none, or further off than the card's tolerance.
         """
         stored = cv2.imread(str(self.folder.sample), cv2.IMREAD_UNCHANGED)
         if stored is None or stored.ndim != 2:
             raise BadCard(f"{self.folder.sample}: is no grey picture")
-        got, sample = self.probabilities(to_unit(stored)), self.card.sample
+        try:
+            got, sample = self.answer(to_unit(stored)).probabilities, self.card.sample
+        except StageFailed as error:
+            raise BadCard(f"{self.folder.path}: the sample cannot be answered: {error}") from error
         difference = max(abs(got[key] - expected) for key, expected in sample.probabilities.items())
         if difference > sample.tolerance:
             raise BadCard(
@@ -163,11 +225,28 @@ class Model:
         return difference
 
 
-def _activate(logits: NDArray[np.float64], activation: str) -> list[float]:
-    if activation == "sigmoid":
-        return [float(value) for value in 1 / (1 + np.exp(-logits))]
-    raised = np.exp(logits - logits.max())
-    return [float(value) for value in raised / raised.sum()]
+def _fits(port: Port, wanted: Port, *, floats: bool = False) -> bool:
+    """Say whether a graph's port is as wanted; None fits any size."""
+    right = port.dtype == wanted.dtype or (floats and port.dtype in {"float32", "float16", "float64"})
+    sizes = zip(port.shape[1:], wanted.shape[1:], strict=False)
+    same = len(port.shape) == len(wanted.shape) and all(a is None or b is None or a == b for a, b in sizes)
+    return port.name == wanted.name and right and same
+
+
+def _list(ports: Sequence[Port]) -> str:
+    return "; ".join(map(str, ports)) or "nothing"
+
+
+def _activate(logits: NDArray[np.float64], output: OutputSpec) -> NDArray[np.float64] | None:
+    """Probabilities (n, labels) from what a graph gave; None when it should have given them itself and did not."""
+    if output.activation == "none":
+        sound = logits.min() >= -_ROUNDED and logits.max() <= 1 + _ROUNDED
+        return np.clip(logits, 0, 1) if sound else None
+    scaled = logits / output.temperature
+    if output.activation == "sigmoid":
+        return np.asarray(0.5 * (1 + np.tanh(0.5 * scaled)), dtype=np.float64)  # 1 / (1 + exp(-x)) without overflow
+    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
 def open_models(root: Path, *, provider: Provider = "cpu", threads: int = 1) -> Mapping[str, Model]:

@@ -41,6 +41,9 @@ _SAMPLED_PIXELS = 250_000
 _LEVELS = 1 << 16
 # ITU-R BT.601 weights, as PS3.3 C.7.6.3.1.2 has them for the Y of YBR_FULL.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+# Of red, green and blue in 0..1 over ImageNet, as torchvision's networks were taught.
+_IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32).reshape(3, 1, 1)
+_IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(3, 1, 1)
 
 
 def _percentiles(picture: NDArray[Any], low: float, high: float) -> tuple[float, float]:
@@ -187,6 +190,45 @@ def add_channel(picture: Array) -> Array:
     return picture[np.newaxis]
 
 
+def resize_short(picture: Array, size: int) -> Array:
+    """Resample, ratio kept, so that the shorter side has `size` pixels: what torchvision calls Resize(size)."""
+    height, width = picture.shape
+    scale = size / min(height, width)
+    return _resample(picture, max(size, round(height * scale)), max(size, round(width * scale)))
+
+
+def crop_centre(picture: Array, rows: int, cols: int) -> Placed:
+    """Cut (rows, cols) out of the middle; where the picture is smaller, its ground is dark."""
+    height, width = picture.shape
+    top, left = (height - rows) // 2, (width - cols) // 2
+    made = np.zeros((rows, cols), dtype=np.float32)
+    part = picture[max(0, top) : top + rows, max(0, left) : left + cols]
+    made[max(0, -top) :, max(0, -left) :][: part.shape[0], : part.shape[1]] = part
+    return made, Placement(top, left, rows, cols)
+
+
+def scale(picture: Array, factor: float = 1.0, offset: float = 0.0) -> Array:
+    """Multiply, then add: factor 255 gives 0..255, factor 2 and offset -1 give -1..1."""
+    return np.asarray(picture * np.float32(factor) + np.float32(offset), dtype=np.float32)
+
+
+def three_channels(picture: Array) -> Array:
+    """Make (rows, cols) or (1, rows, cols) into three channels of the same grey."""
+    return np.repeat(picture.reshape(1, *picture.shape[-2:]), 3, axis=0)
+
+
+def imagenet(picture: Array) -> Array:
+    """Subtract the means of ImageNet's three channels and divide by their deviations: (3, rows, cols) in 0..1."""
+    if picture.shape[0] != len(_IMAGENET_MEAN):
+        raise StageFailed(f"the step imagenet wants three channels, not {picture.shape[0]}; put three_channels before it")
+    return np.asarray((picture - _IMAGENET_MEAN) / _IMAGENET_STD, dtype=np.float32)
+
+
+def channels_last(picture: Array) -> Array:
+    """Make (channels, rows, cols) into (rows, cols, channels), as TensorFlow has it."""
+    return np.ascontiguousarray(np.moveaxis(picture, 0, -1))
+
+
 #: Every name that a card may use in `[[input.preprocess]]`.
 STEPS: Mapping[str, Callable[..., Array | Placed]] = MappingProxyType(
     {
@@ -197,6 +239,12 @@ STEPS: Mapping[str, Callable[..., Array | Placed]] = MappingProxyType(
         "resize": resize,
         "standardise": standardise,
         "add_channel": add_channel,
+        "resize_short": resize_short,
+        "crop_centre": crop_centre,
+        "scale": scale,
+        "three_channels": three_channels,
+        "imagenet": imagenet,
+        "channels_last": channels_last,
     }
 )
 

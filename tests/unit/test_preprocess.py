@@ -222,3 +222,40 @@ def test_chain_refuses(steps, fault):
 def test_every_step_is_documented():
     """Each name that a card may use has a docstring."""
     assert [name for name, function in STEPS.items() if not function.__doc__] == []
+
+
+# -- steps of models made elsewhere
+def test_resize_short_and_crop_centre():
+    """What torchvision calls Resize and CenterCrop: the middle square of the picture, and where it lies."""
+    picture = np.zeros((120, 240), np.float32)
+    picture[:, 60:180] = 1
+    tensor, place = chain([
+        ("resize_short", {"size": 60}), ("crop_centre", {"rows": 48, "cols": 48}), ("add_channel", {}),
+    ]).placed(picture)
+    assert tensor.shape == (1, 48, 48)
+    np.testing.assert_array_equal(tensor, 1)
+    assert place == Placement(12, 72, 96, 96)
+
+
+def test_crop_centre_of_a_smaller_picture():
+    """What the picture does not cover is dark."""
+    made, place = preprocess.crop_centre(np.ones((4, 9), np.float32), rows=8, cols=5)
+    assert made.sum() == 4 * 5
+    np.testing.assert_array_equal(made[2:6], 1)
+    assert place == Placement(-2, 2, 8, 5)
+
+
+def test_channels_and_ranges():
+    """Three equal channels, the ranges that networks are taught with, and the layout of TensorFlow."""
+    grey = np.array([[0.0, 0.5], [1.0, 0.485]], np.float32)
+    three = preprocess.three_channels(grey)
+    np.testing.assert_array_equal(three, preprocess.three_channels(grey[np.newaxis]))
+    assert three.shape == (3, 2, 2)
+    np.testing.assert_allclose(preprocess.scale(grey, factor=2, offset=-1), grey * 2 - 1)
+    normal = preprocess.imagenet(three)
+    np.testing.assert_allclose(normal[:, 1, 1], [0, (0.485 - 0.456) / 0.224, (0.485 - 0.406) / 0.225], atol=1e-6)
+    last = chain([("three_channels", {}), ("imagenet", {}), ("channels_last", {})])(grey)
+    assert last.shape == (2, 2, 3)
+    np.testing.assert_allclose(last[1, 1], normal[:, 1, 1])
+    with pytest.raises(StageFailed, match="three_channels"):
+        preprocess.imagenet(grey[np.newaxis])
