@@ -4,10 +4,11 @@
 every one of these gets a function here that blurs the difference. A recipe is a table of probability and function;
 all take and give (rows, cols) float32 in 0..1 and a random generator, so that a seed repeats the same picture.
 
-**Limits** Grey pictures only; nothing here changes anatomy (no warps, no mixing of pictures).
+**Limits** Grey pictures only; nothing here changes anatomy (no warps, no blending of pictures).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import cv2
@@ -17,7 +18,6 @@ from numpy.random import Generator
 from dicomnode.stages.preprocess import Array
 
 Change: TypeAlias = Callable[[Array, Generator], Array]
-Recipe: TypeAlias = Sequence[tuple[float, Change]]
 
 _LETTERS = np.array(list("LRABCDEFHKMNPSTUVX0123456789-:/"))
 
@@ -151,47 +151,105 @@ def letters(picture: Array, random: Generator) -> Array:
     return changed.astype(np.float32) / np.float32(255)
 
 
+def restyle(picture: Array, other: Array, random: Generator) -> Array:
+    """Give the picture wholly or partly the grey values of another, so that contrast no longer tells the source.
+
+    The grey scale is bent until its distribution is the other's (histogram matching); what is brighter stays brighter.
+    """
+    levels = np.linspace(0, 1, 65, dtype=np.float32)
+    own, wanted = np.quantile(picture[::2, ::2], levels), np.quantile(other[::2, ::2], levels)
+    # Even grounds make steps; a slope of its own keeps both scales strictly rising.
+    own, wanted = own + levels * np.float32(1e-4), wanted + levels * np.float32(1e-4)
+    share = np.float32(random.uniform(0.5, 1.0))
+    bent = np.interp(picture, own, wanted).astype(np.float32)
+    return np.clip(picture + share * (bent - picture), 0, 1)
+
+
+def beside(picture: Array, other: Array, random: Generator) -> Array:
+    """Put another picture of the same class beside it or below, with or without a bar between, as two views on one film."""
+    height = 256
+    left, right = (
+        np.asarray(cv2.resize(one, (max(8, round(one.shape[1] * height / one.shape[0])), height)), np.float32)
+        for one in (picture, other)
+    )
+    bar = np.full((height, int(random.integers(0, 9))), random.choice((0.0, 0.5, 1.0)), dtype=np.float32)
+    return np.ascontiguousarray(np.hstack([left, bar, right]))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What may happen to a picture, each with its probability."""
+
+    #: In this order.
+    changes: tuple[tuple[float, Change], ...] = ()
+    #: Of `restyle` with a picture of any class, before the changes.
+    restyled: float = 0.0
+    #: Of `beside` with a picture of the same class, before the changes.
+    doubled: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mates:
+    """Pictures for changes that need a second one."""
+
+    #: One of the same class.
+    alike: Callable[[Generator], Array]
+    #: One of any class and source.
+    other: Callable[[Generator], Array]
+
+
 #: For body parts: everything that a source or a device may change and the body part does not.
-ROUTER: Recipe = (
-    (0.5, mirror),
-    (0.10, quarter_turn),
-    (0.25, clahe),
-    (0.5, gamma),
-    (0.4, window),
-    (0.7, crop),
-    (0.5, stretch),
-    (0.5, rotate),
-    (0.45, resample),
-    (0.15, blur),
-    (0.2, noise),
-    (0.3, collimate),
-    (0.3, letters),
-    (0.3, border),
-    (0.12, invert),
-    (0.3, jpeg),
-)  # fmt: skip
+ROUTER = Recipe(
+    changes=(
+        (0.5, mirror),
+        (0.15, quarter_turn),
+        (0.25, clahe),
+        (0.5, gamma),
+        (0.4, window),
+        (0.7, crop),
+        (0.5, stretch),
+        (0.5, rotate),
+        (0.45, resample),
+        (0.15, blur),
+        (0.2, noise),
+        (0.3, collimate),
+        (0.3, letters),
+        (0.3, border),
+        (0.2, invert),
+        (0.3, jpeg),
+    ),
+    restyled=0.4,
+    doubled=0.08,
+)
 
 #: For findings in a known body part: milder, since small densities are what is looked for, and films stand upright.
-FINDINGS: Recipe = (
-    (0.5, mirror),
-    (0.15, clahe),
-    (0.5, gamma),
-    (0.4, window),
-    (0.5, crop),
-    (0.4, stretch),
-    (0.5, rotate),
-    (0.2, resample),
-    (0.2, noise),
-    (0.3, collimate),
-    (0.3, letters),
-    (0.2, border),
-    (0.2, jpeg),
-)  # fmt: skip
+FINDINGS = Recipe(
+    changes=(
+        (0.5, mirror),
+        (0.15, clahe),
+        (0.5, gamma),
+        (0.4, window),
+        (0.5, crop),
+        (0.4, stretch),
+        (0.5, rotate),
+        (0.2, resample),
+        (0.2, noise),
+        (0.3, collimate),
+        (0.3, letters),
+        (0.2, border),
+        (0.2, jpeg),
+    )
+)
 
 
-def augment(picture: Array, recipe: Recipe, random: Generator) -> Array:
-    """Apply each change of the recipe with its probability, in the order given."""
-    for probability, change in recipe:
+def augment(picture: Array, recipe: Recipe, random: Generator, mates: Mates | None = None) -> Array:
+    """Apply each change of the recipe with its probability; without mates those that need a second picture are left out."""
+    if mates is not None:
+        if random.random() < recipe.doubled:
+            picture = beside(picture, mates.alike(random), random)
+        if random.random() < recipe.restyled:
+            picture = restyle(picture, mates.other(random), random)
+    for probability, change in recipe.changes:
         if random.random() < probability:
             picture = change(picture, random)
     return picture

@@ -54,15 +54,20 @@ class Selection:
 
     #: A row counts when its path starts with one of these.
     prefixes: tuple[str, ...] = ("",)
+    #: Nor does a row whose path starts with one of these.
+    without: tuple[str, ...] = ()
     #: Label to regular expression on the column source_path, where the label is not the column class;
     #: a row that none matches is left out.
     label_patterns: Mapping[str, str] | None = None
 
 
-#: Our own manifest: open and CC BY-NC-SA pictures for the router; what may only be looked at lies under nc/.
-ROUTER = Selection(("radiographs/", "nc_sa/radiographs/"))
+#: Our own manifest: open and CC BY-NC-SA pictures for the router; what may only be looked at lies under nc/. The hands of
+#: MedNIST stay out: their share-alike licence cannot be kept together with that of the CC BY-NC-SA pictures.
+ROUTER = Selection(("radiographs/", "nc_sa/radiographs/"), without=("radiographs/other/mednist_",))
+#: Only pictures under open licences.
+OPEN = Selection(("radiographs/",))
 OUTSIDE = Selection(("nc/radiographs/",))
-PNEUMONIA = Selection(("radiographs/pediatric_chest/",), {"normal": r"/NORMAL/", "pneumonia": r"/PNEUMONIA/"})
+PNEUMONIA = Selection(("radiographs/pediatric_chest/",), label_patterns={"normal": r"/NORMAL/", "pneumonia": r"/PNEUMONIA/"})
 #: A site's own manifest: every row.
 EVERYTHING = Selection()
 
@@ -86,7 +91,7 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
         )
     found = []
     for line, row in enumerate(rows, start=2):
-        if not row["path"].startswith(selection.prefixes):
+        if not row["path"].startswith(selection.prefixes) or row["path"].startswith(selection.without):
             continue
         if row["split"] not in SPLITS:
             raise BadSetting(f"{manifest}:{line}: split {row['split']!r} is not one of {', '.join(SPLITS)}")

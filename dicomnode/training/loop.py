@@ -30,9 +30,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from dicomnode.errors import BadSetting
-from dicomnode.stages.preprocess import Step
+from dicomnode.stages.preprocess import Array, Step
 from dicomnode.training import metrics
-from dicomnode.training.augment import Recipe, augment
+from dicomnode.training.augment import Mates, Recipe, augment
 from dicomnode.training.networks import Classifier
 
 
@@ -58,7 +58,9 @@ class Plan:
     seed: int = 7
     #: Exponents of `datasets.sampling_weights`.
     class_power: float = 0.3
-    source_power: float = 0.5
+    source_power: float = 0.35
+    #: Leading layers of the features that keep the weights they came with: half the time, and less to forget.
+    frozen: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,23 @@ def _batches(train: TrainSet, plan: Plan, epoch: int, prepare: Step, recipe: Rec
     """One epoch of as many draws as there are examples, prepared in a thread beside the learning."""
     chosen = np.random.default_rng([plan.seed, epoch]).choice(len(train.pictures), len(train.pictures), p=train.weights)
     starts = range(0, len(chosen) - plan.batch + 1, plan.batch) or [0]
+    of_class = {target: np.flatnonzero(train.targets == target) for target in np.unique(train.targets)}
+
+    def unit(number: int) -> Array:
+        return train.pictures[number].astype(np.float32) / np.float32(255)
+
+    def mates(number: int) -> Mates:
+        return Mates(
+            alike=lambda random: unit(random.choice(of_class[train.targets[number]])),
+            other=lambda random: unit(random.choice(len(train.pictures), p=train.weights)),
+        )
 
     def make(start: int) -> tuple[Tensor, Tensor]:
         numbers = chosen[start : start + plan.batch]
         tensors = []
         for position, number in enumerate(numbers, start):
-            picture = train.pictures[number].astype(np.float32) / np.float32(255)
             random = np.random.default_rng([plan.seed, epoch, position])
-            tensors.append(prepare(augment(picture, recipe, random)))
+            tensors.append(prepare(augment(unit(number), recipe, random, mates(number))))
         return torch.from_numpy(np.stack(tensors)), torch.from_numpy(train.targets[numbers])
 
     with ThreadPoolExecutor(1) as pool:
@@ -158,7 +169,9 @@ def fit(
     device = next(network.parameters()).device
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
     average = deepcopy(network).eval()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=plan.decay)
+    network.features[: plan.frozen].requires_grad_(False)
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(learning, lr=plan.rate, weight_decay=plan.decay)
     steps_per_epoch = max(1, len(train.pictures) // plan.batch)
     total, warm = plan.epochs * steps_per_epoch, 2 * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -184,6 +197,7 @@ def fit(
             torch.manual_seed(plan.seed * 100_003 + epoch)  # dropout
             began, losses = time.monotonic(), []
             network.train()
+            network.features[: plan.frozen].eval()
             for pictures, targets in _batches(train, plan, epoch, prepare, recipe):
                 optimiser.zero_grad()
                 inputs = pictures.to(device, memory_format=torch.channels_last)

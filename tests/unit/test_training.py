@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from copy import deepcopy
 
 import cv2
 import numpy as np
@@ -67,7 +68,7 @@ def test_manifest(manifest):
 
 def test_manifest_labels_by_pattern(manifest):
     """A label may come from the source path; rows without a match are left out."""
-    examples = read_manifest(manifest, Selection(("",), {"bar": r"/SPINE/"}))
+    examples = read_manifest(manifest, Selection(("",), label_patterns={"bar": r"/SPINE/"}))
     assert {example.label for example in examples} == {"bar"}
     assert len(examples) == 32
 
@@ -138,7 +139,7 @@ def test_sampling():
     assert [even[:2].sum(), even[2:8].sum(), even[8:].sum()] == pytest.approx([0.25, 0.25, 0.5])
 
 
-@pytest.mark.parametrize("change", {change for recipe in (augment.ROUTER, augment.FINDINGS) for _, change in recipe})
+@pytest.mark.parametrize("change", {change for recipe in (augment.ROUTER, augment.FINDINGS) for _, change in recipe.changes})
 def test_augmentation(change):
     """Each change gives a picture in 0..1, the same for the same seed, another one than it got, and spares its input."""
     picture = draw("spine", np.random.default_rng(0)).astype(np.float32) / 255
@@ -151,6 +152,43 @@ def test_augmentation(change):
     changed = [change(picture, np.random.default_rng(seed)) for seed in range(8)]
     if change is not augment.resample:  # this picture is smaller than what it shrinks to
         assert any(c.shape != picture.shape or not np.array_equal(c, picture) for c in changed)
+
+
+def test_restyle_gives_the_grey_values_of_the_other():
+    """The order of grey values stays, their distribution comes from the other picture."""
+    random = np.random.default_rng(3)
+    picture, other = random.random((40, 50), np.float32) * np.float32(0.3), random.random((30, 30), np.float32) ** 2
+    styled = [augment.restyle(picture, other, np.random.default_rng(seed)) for seed in range(20)]
+    order = np.argsort(picture, axis=None)
+    assert all((np.diff(one.ravel()[order]) >= 0).all() for one in styled)
+    assert min(abs(float(np.median(one)) - float(np.median(other))) for one in styled) < 0.02
+
+
+def test_beside_shows_both():
+    """The first picture stands on the left, its mate on the right, both whole."""
+    both = augment.beside(np.full((64, 32), 0.2, np.float32), np.full((32, 64), 0.8, np.float32), np.random.default_rng(1))
+    assert both.shape[0] == 256
+    assert both[:, :128] == pytest.approx(0.2)
+    assert both[:, -512:] == pytest.approx(0.8)
+    assert both.shape[1] <= 128 + 512 + 8
+
+
+def test_frozen_layers_stay(tmp_path):
+    """Layers that are frozen keep weights and statistics, the others learn."""
+    examples = examples_of(spine_a=8, other_a=8)
+    random = np.random.default_rng(0)
+    pictures = [draw(example.label, random) for example in examples]
+    targets = np.array([int(example.label == "spine") for example in examples])
+    network = networks.build("mobilenet_v1", 2, 0.25)
+    before = deepcopy(network.state_dict())
+    prepare = chain(learn.steps_for(32))
+    val = loop.ValSet(np.stack([prepare(one.astype(np.float32) / 255) for one in pictures]), targets)
+    learned = loop.TrainSet(pictures, targets, sampling_weights(examples, 0, 0))
+    plan = loop.Plan("mobilenet_v1", 0.25, epochs=2, batch=8, rate=1e-2, frozen=4)
+    after = loop.fit(network, learned, val, plan, prepare, augment.ROUTER, tmp_path, resume=False).state_dict()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved
+    assert not any(key.startswith(tuple(f"features.{layer}." for layer in range(4))) for key in moved)
 
 
 def test_metrics_by_hand():
@@ -214,7 +252,7 @@ def test_network_shape():
 def run_router(manifest, root, **changes):
     """Train the tiny router; gives its model folder."""
     places = {"data": manifest, "models": root / "models", "runs": root / "runs"}
-    return train.train_router(**{**TINY, **places, "selection": EVERYTHING, "recipe": (), **changes})
+    return train.train_router(**{**TINY, **places, "selection": EVERYTHING, "recipe": augment.Recipe(), **changes})
 
 
 def test_router_from_end_to_end(manifest, tmp_path):
@@ -240,9 +278,9 @@ def test_router_from_end_to_end(manifest, tmp_path):
 
 def test_findings_from_end_to_end(manifest, tmp_path):
     """A findings model gets a threshold for its abnormal label, and figures at it."""
-    selection = Selection(("",), {"normal": r"/SPINE/", "pneumonia": r"/OTHER/"})
+    selection = Selection(("",), label_patterns={"normal": r"/SPINE/", "pneumonia": r"/OTHER/"})
     folder = train.train_findings(
-        data=manifest, models=tmp_path / "models", runs=tmp_path / "runs", **TINY, selection=selection, recipe=()
+        data=manifest, models=tmp_path / "models", runs=tmp_path / "runs", **TINY, selection=selection, recipe=augment.Recipe()
     )
     card = load_card(folder / "card.toml")
     assert [(label.key, label.abnormal) for label in card.labels] == [("normal", False), ("pneumonia", True)]
@@ -257,7 +295,7 @@ def test_test_split_is_not_touched_by_learning(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(learn, "read_picture", datasets.read_picture)
     examples = read_manifest(manifest)
     plan = loop.Plan("mobilenet_v1", 0.1, 1, 8, 1e-3)
-    learn.learn(examples, ["spine", "other"], 32, plan, (), tmp_path, resume=False, threads=1, device="cpu")
+    learn.learn(examples, ["spine", "other"], 32, plan, augment.Recipe(), tmp_path, resume=False, threads=1, device="cpu")
     assert {e.split for e in examples if e.path in read} == {"train", "val"}
     assert len(read) == 52
 

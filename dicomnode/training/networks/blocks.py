@@ -17,8 +17,9 @@ Activation = Callable[[], nn.Module]
 
 
 def convolution(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, act: Activation | None = nn.ReLU, eps: float = 1e-5
-) -> nn.Sequential:
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, *, act: Activation | None = nn.ReLU,
+    eps: float = 1e-5,
+) -> nn.Sequential:  # fmt: skip
     """Convolution, batch normalisation and, unless `act` is None, an activation; the size falls by `stride`."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),

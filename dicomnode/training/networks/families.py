@@ -60,7 +60,8 @@ def _inverted(
     excite: float, drop: float, lite: bool,
 ) -> tuple[list[nn.Module], int]:  # fmt: skip
     """The inverted residuals of a table, and the channels of the last. `lite` keeps the depth of first and last row."""
-    repeats = [n if lite and number in {0, len(rows) - 1} else math.ceil(n * depth) for number, (_, _, n, _, _) in enumerate(rows)]
+    fixed = {0, len(rows) - 1} if lite else set[int]()
+    repeats = [row[2] if number in fixed else math.ceil(row[2] * depth) for number, row in enumerate(rows)]
     drops = iter(rising(drop, sum(repeats)))
     layers: list[nn.Module] = []
     for (expand, full, _, first, kernel), repeat in zip(rows, repeats, strict=True):
@@ -68,7 +69,8 @@ def _inverted(
             outputs, stride = _divisible(full * width), first if number == 0 else 1
             layers.append(
                 InvertedResidual(
-                    inputs, outputs, kernel=kernel, stride=stride, expand=expand, act=act, eps=eps, excite=excite, drop=next(drops)
+                    inputs, outputs, kernel=kernel, stride=stride, expand=expand, act=act, eps=eps, excite=excite,
+                    drop=next(drops),
                 )
             )
             inputs = outputs
