@@ -201,6 +201,11 @@ class Card(_Part):
     )
     sample: Sample = Field(description="A picture and the answer to it, checked at start.")
 
+    @property
+    def reference(self) -> str:
+        """The model as routes may name this very version: ``name@version``."""
+        return f"{self.name}@{self.version}"
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         keys = [label.key for label in self.labels]

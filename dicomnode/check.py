@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from dicomnode.errors import ConfigError, DicomNodeError
-from dicomnode.kitting import load_models, misfit, models_dir, never_asked
+from dicomnode.kitting import load_models, misfits
+from dicomnode.repository import models_dir, named, resolve, versions
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
@@ -98,28 +99,28 @@ def _routes(settings: Settings) -> Answers:
 
 
 def _models(settings: Settings) -> Answers:
-    try:
-        models = load_models(settings.work)
-    except ConfigError as error:
-        yield Answer("models", "fault", str(error))
-        return
-    for name, model in sorted(models.items()):
+    work, models = settings.work, {}
+    for name in named(settings.routes):
         try:
-            off = model.check_sample()
+            model = models[name] = load_models(work, [name], settings.approved)[name]
         except ConfigError as error:
-            yield Answer(f"model {name}", "fault", str(error))
+            yield Answer(f"model {name}", "fault", f"routes.toml names it: {error}")
             continue
-        yield Answer(f"model {name}", "ok", f"{model.card.version}, sample within {off:.1e}, {model.provider}")
-    named = [("router", settings.routes.router)]
-    named += [(f"rule {rule.name!r}", name) for rule in settings.routes.rule for name in rule.models]
-    for where, name in named:
-        if name not in models:
-            yield Answer(f"model {name}", "fault", f"routes.toml: {where} names it; {models_dir(settings.work)} has it not")
-    for rule in settings.routes.rule:
-        for name in (one for one in rule.models if one in models):
-            parts = models[name].card.body_parts
-            if never_asked(rule, parts):
-                yield Answer(f"model {name}", "fault", f"routes.toml: {misfit(rule, name, parts)}")
+        card = model.card
+        yield Answer(
+            f"model {name}", "ok", f"{card.version}, {model.provider}; licence of the weights {card.licence.identifier}; "
+            f"for: {card.intended_use}",
+        )
+    for name, fault in misfits(settings.routes, models):
+        yield Answer(f"model {name}", "fault", f"routes.toml: {fault}")
+    root = models_dir(work)
+    used = {(model.card.name, model.card.version) for model in models.values()}
+    for name, version in ((name, version) for name, numbers in versions(root).items() for version in numbers):
+        if (name, version) not in used:
+            try:
+                resolve(root, f"{name}@{version}")
+            except ConfigError as error:
+                yield Answer(f"model {name}@{version}", "warning", f"no rule names it, and it does not hold: {error}")
 
 
 def _ocr(settings: Settings) -> Answers:

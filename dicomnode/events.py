@@ -23,6 +23,7 @@ EVENTS: Mapping[str, str] = {
     "acceptor_failed": "The acceptor cannot have its port, or take a connection; it is tried again. Administrator.",
     "acceptor_stopped": "The acceptor has ended its associations and stopped.",
     "worker_started": "A worker has its models and claims instances.",
+    "model_opened": "A worker has opened a model, which answered its sample as its card says.",
     "worker_stopped": "A worker has ended its instance and stopped.",
     "sender_started": "The sender runs a lane per destination.",
     "sender_stopped": "The sender has ended its C-STOREs and stopped.",

@@ -1,12 +1,14 @@
 """Builds the `Kit` of a process from the settings: opens the models, checks the OCR program, binds the node's identity.
 
+**Way** Models that the routes name are opened, each version once, and answer their samples: what is wrong with one is known
+before the first instance, and the slow first run is behind. Others are not read.
+
 **Fails** Every fault is a `ConfigError` leaf: a stage that cannot be built stops the start, it is never left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from dicomnode import __version__
 from dicomnode.errors import BadRule, MissingModel
@@ -15,10 +17,10 @@ from dicomnode.outputs import NodeFacts
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import Kit, digest_of
 from dicomnode.records import UNCERTAIN, Findings, Route
+from dicomnode.repository import models_dir, named, resolve
 from dicomnode.settings import Routes, Rule, Settings, WorkSettings
-from dicomnode.share import share
 from dicomnode.stages.encode import Encode
-from dicomnode.stages.infer import Infer, Model, open_models
+from dicomnode.stages.infer import Infer, Model
 from dicomnode.stages.look import look
 from dicomnode.stages.redact import Redact
 from dicomnode.stages.route import RouteStage
@@ -31,11 +33,6 @@ _FRAME_S = 120.0
 _FORM = "2"
 
 
-def models_dir(work: WorkSettings) -> Path:
-    """The folder of models: the site's own, or the one that comes with the node."""
-    return work.models_dir or share("models")
-
-
 def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
     """The route stage with the classifier that routes.toml names.
 
@@ -46,13 +43,12 @@ def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
     BadRule
         A findings model of a rule would never be asked.
     """
-    for name in (routes.router, *(name for rule in routes.rule for name in rule.models)):
+    for name in named(routes):
         if name not in models:
             raise MissingModel(f"routes.toml names the model {name!r}; there are: {', '.join(sorted(models)) or 'none'}")
+    for _, fault in misfits(routes, models):
+        raise BadRule(f"routes.toml: {fault}")
     parts = {name: model.card.body_parts for name, model in models.items()}
-    for rule, name in [(one, name) for one in routes.rule for name in one.models]:
-        if never_asked(rule, parts[name]):
-            raise BadRule(f"routes.toml: {misfit(rule, name, parts[name])}")
     router = models[routes.router]
     return RouteStage(routes, router.probabilities, look, router.card.version, parts)
 
@@ -62,17 +58,40 @@ def never_asked(rule: Rule, parts: Collection[str]) -> bool:
     return bool(rule.body_part) and {*rule.body_part}.isdisjoint({*parts, UNCERTAIN})
 
 
-def misfit(rule: Rule, name: str, parts: Collection[str]) -> str:
-    """Say what is wrong with a model that is never asked."""
-    return (
-        f"rule {rule.name!r} takes {', '.join(rule.body_part)}, but its model {name!r} is for {', '.join(parts)}: "
-        "it would never be asked"
-    )
+def misfits(routes: Routes, models: Mapping[str, Model]) -> Iterator[tuple[str, str]]:
+    """Say what does not go together of routes and models, each with the model's name; what is missing is passed over."""
+    router = models.get(routes.router)
+    if router is not None and router.card.task != "router":
+        yield routes.router, f"router: {routes.router!r} says what is seen, not the body part (task = {router.card.task})"
+    for rule, name in [(one, name) for one in routes.rule for name in one.models if name in models]:
+        card = models[name].card
+        if card.task != "findings":
+            yield name, f"rule {rule.name!r}: its model {name!r} says the body part, not what is seen (task = {card.task})"
+        elif never_asked(rule, card.body_parts):
+            yield name, (
+                f"rule {rule.name!r} takes {', '.join(rule.body_part)}, but its model {name!r} is for "
+                f"{', '.join(card.body_parts)}: it would never be asked"
+            )
 
 
-def load_models(work: WorkSettings) -> dict[str, Model]:
-    """Open every model, checked against its card."""
-    return dict(open_models(models_dir(work), provider=work.provider, threads=work.threads))
+def load_models(work: WorkSettings, names: Iterable[str], approved: Mapping[str, str] | None = None) -> dict[str, Model]:
+    """Open these models, as routes name them; each is checked against its card and answers its sample.
+
+    Raises
+    ------
+    ConfigError
+        One of them is missing, or does not hold.
+    """
+    opened: dict[tuple[str, str], Model] = {}
+    models: dict[str, Model] = {}
+    for name in names:
+        folder = resolve(models_dir(work), name, approved)
+        key = folder.card.name, folder.card.version
+        if key not in opened:
+            opened[key] = Model(folder, provider=work.provider, threads=work.threads)
+            opened[key].check_sample()
+        models[name] = opened[key]
+    return models
 
 
 def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
@@ -89,8 +108,8 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
         A model, card or program is missing or wrong.
     """
     work = settings.work
-    models = load_models(work)
-    cards = {name: digest_of(model.card.model_dump_json()) for name, model in models.items()}
+    models = load_models(work, named(settings.routes), settings.approved)
+    cards = {model.card.reference: digest_of(model.card.model_dump_json()) for model in models.values()}
     infer = Infer(models)
     # Redaction gives a frame up well before the worker's deadline: its outputs are held then, and the report leaves.
     frame_s = min(_FRAME_S, work.deadline_s / 2)
@@ -111,7 +130,7 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
         digest=digest_of(
             __version__,
             _FORM,
-            cards[settings.routes.router],
+            cards[models[settings.routes.router].card.reference],
             settings.routes.model_dump_json(include={"picture_modalities", "min_probability"}),
             work.redaction,
             work.ocr_language,

@@ -52,7 +52,7 @@ class Kit:
     peers: Mapping[str, Peer]
     #: SHA-256 over what shapes every result: version, router and its card, routes, redaction.
     digest: str
-    #: SHA-256 of the card of each model, by name.
+    #: SHA-256 of the card of each model, by ``name@version``.
     model_digests: Mapping[str, str]
 
 
@@ -152,7 +152,7 @@ def process(
             destinations=names,
             sr_class=sr_class,
             node=kit.node,
-            settings_digest=digest_of(kit.digest, *([kit.model_digests.get(one.model, "") for one in findings] or [""])),
+            settings_digest=digest_of(kit.digest, *([kit.model_digests.get(one.reference, "") for one in findings] or [""])),
             generation=order.generation,
             source=source,
             predecessors=_predecessors(order, kind, identity),

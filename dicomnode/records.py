@@ -112,6 +112,11 @@ class Findings:
     digest: str
 
     @property
+    def reference(self) -> str:
+        """The model as ``name@version``."""
+        return f"{self.model}@{self.version}"
+
+    @property
     def abnormal(self) -> bool:
         """True when any finding is abnormal."""
         return any(item.abnormal for item in self.items)

@@ -52,6 +52,8 @@ def _window(value: str) -> str:
 
 _WINDOW = r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d"
 
+#: ``name``, the newest version, or ``name@version``.
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}(@\d+\.\d+\.\d+)?$")]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Window = Annotated[str, AfterValidator(_window)]
@@ -214,8 +216,8 @@ class Rule(_Model):
     modality: tuple[str, ...] = Field((), description="Modality (0008,0060) is one of these; empty: any.")
     body_part: tuple[BodyPart, ...] = Field((), description="Predicted body part is one of these; empty: any.")
     calling_ae: tuple[str, ...] = Field((), description="Calling AE title is one of these; empty: any.")
-    models: tuple[str, ...] = Field(
-        (), description="Findings models by name; each is asked about pictures of the body parts that its card names.",
+    models: tuple[ModelName, ...] = Field(
+        (), description="Findings models, NAME or NAME@VERSION; each is asked about the body parts that its card names.",
     )
     outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, deidentified, original.")
     destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
@@ -248,7 +250,9 @@ class Routes(_Model):
     picture_modalities: tuple[str, ...] = Field(
         ("CR", "DX", "RG", "OT", "SC"), description="Modalities whose body part the picture decides, not the header.",
     )
-    router: str = Field("bodypart-router", description="Model that predicts the body part.")
+    router: ModelName = Field(
+        "bodypart-router", description="Model that predicts the body part: NAME, which is its newest version, or NAME@VERSION.",
+    )
     min_probability: float = Field(0.5, ge=0, le=1, description="Below this the body part is uncertain.")
     rule: tuple[Rule, ...] = Field(min_length=1, description="The rules, first match wins; the last one matches all.")
 
@@ -273,6 +277,8 @@ class Settings(NodeFile):
     routes: Routes
     #: SHA-256 over the names and bytes of all files read.
     digest: str
+    #: Version of each model that the master approved, by name; what is not in it is the newest.
+    approved: Mapping[str, str] = {}
 
     def destination(self, name: str) -> Peer:
         """Give the peer called ``name`` if it can be sent to, else raise `NoSuchPeer`."""

@@ -73,6 +73,8 @@ def run_worker(settings: Settings, stop: Stop) -> int:
     # An instance in hand has its own deadline, which tells the log which one it was; the supervisor looks after it.
     notify.watchdog_s(settings.work.deadline_s + NATIVE_GRACE_S + WATCHDOG_S)
     notify.ready()
+    for model, _, version in (reference.partition("@") for reference in kit.model_digests):
+        log.info("model_opened", model=model, model_version=version, provider=settings.work.provider)
     log.info("worker_started", version=__version__, config_digest=settings.digest[:12], provider=settings.work.provider)
     try:
         while not stop.is_set():

@@ -25,6 +25,7 @@ from dicomnode.image import Image
 from dicomnode.kitting import build_kit, build_router, load_models
 from dicomnode.pipeline import Kit, process
 from dicomnode.records import Held, Instance, OutputKind, Result, Route, leading
+from dicomnode.repository import named
 from dicomnode.settings import Peer, WorkSettings, load
 from dicomnode.spool import Spool, new_id
 
@@ -161,7 +162,9 @@ def route(
 ) -> None:
     """Say which body part each file shows, which rule wins and where the results would go."""
     routes, settings = routes_of(config)
-    stage = build_router(routes, load_models(settings.work if settings else WorkSettings()))
+    stage = build_router(routes, load_models(
+        settings.work if settings else WorkSettings(), named(routes), settings.approved if settings else None,
+    ))
 
     def work(file: Path) -> None:
         with file.open("rb") as stream:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 from dicomnode import __version__, notify
 from dicomnode.log import get_logger
+from dicomnode.repository import approve
 from dicomnode.roles import RELOAD, Stop, asked
 from dicomnode.serve.locks import take_locks
 from dicomnode.serve.reload import Reload
@@ -37,7 +38,7 @@ log = get_logger("serve")
 
 def run_supervisor(settings: Settings, stop: Stop, roles: Sequence[str] = ROLES) -> int:
     """Keep the roles running until told to stop; gives the exit code."""
-    tree = Tree(Snapshot(settings), roles)
+    tree = Tree(Snapshot(approve(settings)), roles)
     log.info(
         "node_started", version=__version__, called_ae=settings.node.ae_title, port=settings.node.port,
         workers=settings.work.workers, config_digest=settings.digest[:12],

@@ -28,6 +28,7 @@ from dicomnode import log as logs
 from dicomnode import notify, snapshot
 from dicomnode.errors import EXIT_CONFIG, BadSetting, ConfigError, DicomNodeError
 from dicomnode.log import get_logger
+from dicomnode.repository import approve
 from dicomnode.serve.child import START_S, Child
 from dicomnode.serve.tree import FIRST_PAUSE_S, LONGEST_PAUSE_S, Place, Tree, wanted
 from dicomnode.settings import Settings, load
@@ -85,7 +86,7 @@ class Reload:
             settings = load(old.settings.directory)
             _refuse_fixed(old.settings, settings)
             key = Spool(settings.node.state_dir).identity().key
-            new = Snapshot(settings)
+            new = Snapshot(approve(settings))
         except (DicomNodeError, OSError) as error:
             _reject(str(error), old)
             notify.ready()

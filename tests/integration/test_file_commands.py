@@ -20,8 +20,8 @@ from pydicom.dataset import FileDataset
 from dicomnode import cli
 from dicomnode.commands.redact import _Redactor
 from dicomnode.errors import StageFailed
-from dicomnode.kitting import models_dir
 from dicomnode.records import BODY_PARTS, UNCERTAIN
+from dicomnode.repository import models_dir
 from dicomnode.settings import WorkSettings
 from dicomnode.stages.encode import Encode
 from tests.acceptance.harness import DICOMNODE

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomnode.kitting import models_dir
+from dicomnode.repository import models_dir
 from dicomnode.settings import WorkSettings
 from tests.acceptance.harness import DICOMNODE, Node
 from tests.peers import listens, wait_for

@@ -45,7 +45,7 @@ def kit(chosen: Route, **more: Any) -> Kit:
     base = Kit(
         route=lambda _instance, _image: chosen, infer=lambda _image, _route: FINDINGS, redact=redacted, waive=waived,
         encode=Encode(), outputs=OUTPUTS, node=NODE, peers=PEERS, digest="cd" * 32,
-        model_digests={FINDINGS[0].model: "ab" * 32},
+        model_digests={FINDINGS[0].reference: "ab" * 32},
     )
     return dataclasses.replace(base, **more)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,18 +22,27 @@ from dicomnode.records import OutputKind
 from dicomnode.settings import Routes, Rule, Settings, load
 
 
-def fake_model(off: float | Exception = 0.001) -> object:
-    """Give something that answers its sample like a model."""
-    def check_sample() -> float:
-        if isinstance(off, Exception):
-            raise off
-        return off
-
-    card = SimpleNamespace(version="1.0.0", body_parts=("pediatric_chest",))
-    return SimpleNamespace(card=card, provider="CPUExecutionProvider", check_sample=check_sample)
+def fake_model(task: str = "findings") -> object:
+    """Give something that has a card like a model."""
+    card = SimpleNamespace(
+        name="a", version="1.0.0", task=task, body_parts=("pediatric_chest",), intended_use="Not for diagnostic use.",
+        licence=SimpleNamespace(identifier="CC-BY-NC-SA-4.0"),
+    )
+    return SimpleNamespace(card=card, provider="CPUExecutionProvider")
 
 
-MODELS = {"bodypart-router": fake_model(), "pneumonia-pediatric": fake_model()}
+MODELS: dict[str, object] = {"bodypart-router": fake_model("router"), "pneumonia-pediatric": fake_model()}
+
+
+def loading(models: Mapping[str, object]) -> Callable[..., dict[str, object]]:
+    """Stand in for `load_models`: an error in place of a model is raised."""
+    def load_models(_work: object, names: list[str], _approved: object) -> dict[str, object]:
+        for name in names:
+            if isinstance(error := models.get(name, MissingModel(f"no model {name!r}")), Exception):
+                raise error
+        return {name: models[name] for name in names}
+
+    return load_models
 
 
 @pytest.fixture
@@ -47,7 +56,7 @@ def free_port() -> int:
 @pytest.fixture
 def config(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration without fault; models are stand-ins, small disks are no fault."""
-    monkeypatch.setattr(looks, "load_models", lambda _work: dict(MODELS))
+    monkeypatch.setattr(looks, "load_models", loading(MODELS))
     directory = tmp_path / "config"
     for name, text in compose("NODE", free_port, tmp_path / "state", [parse_forward("PACS@127.0.0.1:4242")]).items():
         (directory / name).parent.mkdir(exist_ok=True, parents=True)
@@ -134,29 +143,40 @@ def test_a_model_that_is_never_asked_is_a_fault(config: Path) -> None:
 
 
 @pytest.mark.parametrize(("models", "about", "words"), [
-    ({"bodypart-router": fake_model()}, "model pneumonia-pediatric", "routes.toml"),
-    ({**MODELS, "bodypart-router": fake_model(BadCard("sample is 0.3 off"))}, "model bodypart-router", "0.3 off"),
+    ({"bodypart-router": MODELS["bodypart-router"]}, "model pneumonia-pediatric", "routes.toml"),
+    ({**MODELS, "bodypart-router": BadCard("sample is 0.3 off")}, "model bodypart-router", "0.3 off"),
+    ({**MODELS, "bodypart-router": fake_model()}, "model bodypart-router", "not the body part"),
+    ({**MODELS, "pneumonia-pediatric": fake_model("router")}, "model pneumonia-pediatric", "not what is seen"),
 ])
 def test_model_that_is_missing_or_wrong_is_a_fault(
     config: Path, monkeypatch: pytest.MonkeyPatch, models: dict[str, object], about: str, words: str,
 ) -> None:
-    """A model that a rule names and that is not there, or that fails its own sample, ends with 78."""
-    monkeypatch.setattr(looks, "load_models", lambda _work: models)
-    found = answers(config)[about]
-    assert found.outcome == "fault"
-    assert words in found.detail
+    """A model that a rule names and that is not there, fails its own sample, or is for another task, ends with 78."""
+    monkeypatch.setattr(looks, "load_models", loading(models))
+    told = [answer for answer in looks.check(load(config)) if answer.outcome == "fault"]
+    assert [answer.about for answer in told] == [about]
+    assert words in told[0].detail
     assert run(config).exit_code == 78
 
 
-def test_models_that_cannot_be_opened_are_a_fault(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What opening the models raises is told, and the other looks are still taken."""
-    def fail(_work: object) -> None:
-        raise MissingModel("no folder")
+def test_licence_and_intended_use_are_told(config: Path) -> None:
+    """Who reads the summary knows under which terms the weights are, and what for."""
+    detail = answers(config)["model bodypart-router"].detail
+    assert "CC-BY-NC-SA-4.0" in detail
+    assert "Not for diagnostic use." in detail
 
-    monkeypatch.setattr(looks, "load_models", fail)
-    found = answers(config)
-    assert found["models"] == Answer("models", "fault", "no folder")
-    assert found["port"].outcome == "ok"
+
+def test_a_model_that_no_rule_names_is_no_fault(config: Path, tmp_path: Path) -> None:
+    """What lies in the folder and does not hold is told, and keeps no node from its work."""
+    folder = tmp_path / "models" / "spare" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "card.toml").write_text("name = 1")
+    node = config / "node.toml"
+    node.write_text(node.read_text().replace('# models_dir = "/var/lib/dicomnode-models"', f'models_dir = "{tmp_path / "models"}"'))
+    told = answers(config)["model spare@1.0.0"]
+    assert told.outcome == "warning"
+    assert "card.toml" in told.detail
+    assert run(config).exit_code == 0
 
 
 @pytest.mark.parametrize(("path", "outcome", "words"), [

@@ -255,7 +255,7 @@ def test_a_rework_on_purpose_makes_new_objects() -> None:
 def test_another_model_makes_other_objects(what: str) -> None:
     """A result of another router, setting or findings model is another object, never the same UID with other content."""
     plain = kit(route(("sr", "sc", "deidentified")))
-    values = {"digest": "ef" * 32, "model_digests": {FINDINGS[0].model: "ef" * 32, "of another": "ab" * 32}}
+    values = {"digest": "ef" * 32, "model_digests": {FINDINGS[0].reference: "ef" * 32, "of another": "ab" * 32}}
     changed = dataclasses.replace(plain, **{what: values[what]})
     one, two = ({o.kind: o.sop_instance_uid for o in work(each).outputs} for each in (plain, changed))
     assert len(one) == 3
@@ -274,7 +274,7 @@ def test_every_model_that_spoke_counts() -> None:
     """Findings of two models: a new version of either makes new objects, and one abnormal finding makes them urgent."""
     calm = dataclasses.replace(FINDINGS[0], items=(FINDINGS[0].items[1],), model="second")
     plain = kit(dataclasses.replace(route(("sr",)), urgent="abnormal"), infer=lambda *_: (calm, *FINDINGS))
-    changed = dataclasses.replace(plain, model_digests={**plain.model_digests, "second": "ef" * 32})
+    changed = dataclasses.replace(plain, model_digests={**plain.model_digests, calm.reference: "ef" * 32})
     one, two = work(plain), work(changed)
     assert one.findings == (calm, *FINDINGS)
     assert (one.urgent, two.urgent) == (True, True)
