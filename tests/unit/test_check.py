@@ -172,7 +172,8 @@ def test_a_model_that_no_rule_names_is_no_fault(config: Path, tmp_path: Path) ->
     folder.mkdir(parents=True)
     (folder / "card.toml").write_text("name = 1")
     node = config / "node.toml"
-    node.write_text(node.read_text().replace('# models_dir = "/var/lib/dicomnode-models"', f'models_dir = "{tmp_path / "models"}"'))
+    absent = '# models_dir = "/var/lib/dicomnode-models"'
+    node.write_text(node.read_text().replace(absent, f'models_dir = "{tmp_path / "models"}"'))
     told = answers(config)["model spare@1.0.0"]
     assert told.outcome == "warning"
     assert "card.toml" in told.detail

@@ -114,7 +114,7 @@ def test_models_for_another_task_stop_the_start() -> None:
     """A router finds nothing, and a findings model routes nothing."""
     models = load_models(WorkSettings(), [ROUTER, "pneumonia-pediatric"])
     last = Rule(name="all", models=(ROUTER,))
-    with pytest.raises(BadRule, match="'all'.*bodypart-router"):
+    with pytest.raises(BadRule, match=r"'all'.*bodypart-router"):
         build_router(Routes(rule=(last,)), models)
     with pytest.raises(BadRule, match="not the body part"):
         build_router(Routes(router="pneumonia-pediatric", rule=(Rule(name="all"),)), models)
