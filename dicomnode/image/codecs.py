@@ -86,7 +86,7 @@ def decode(raw: bytes, spec: Spec, frame: int = 0) -> tuple[Array, str]:
     Returns
     -------
     array, photometric
-        (rows, cols) or (rows, cols, 3) of `dtype`, writeable, and the interpretation that the values are in.
+        (rows, cols) or (rows, cols, 3) of `dtype`, and the interpretation that the values are in.
 
     Raises
     ------
@@ -137,12 +137,12 @@ def _native(raw: bytes, spec: Spec, frame: int) -> Array:
         return np.dstack((luma, chroma))
     if spec.samples > 1 and spec.planar == 1:
         return np.moveaxis(cells.reshape(spec.samples, spec.rows, spec.columns), 0, -1).copy()
-    return cells.reshape(_shape(spec)).copy()
+    return cells.reshape(_shape(spec))
 
 
 def _bits(raw: bytes, spec: Spec, skip: int) -> Array:
     cells = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
-    return cells[skip : skip + spec.rows * spec.columns].reshape(spec.rows, spec.columns).copy()
+    return cells[skip : skip + spec.rows * spec.columns].reshape(spec.rows, spec.columns)
 
 
 def _encapsulated(raw: bytes, spec: Spec) -> tuple[Array, str]:
@@ -197,11 +197,18 @@ def _own(raw: bytes, spec: Spec) -> Array | None:
 
 
 def _settle(array: Array, spec: Spec) -> Array:
-    """Clear what lies outside Bits Stored, or extend the sign over it; the values stay where they are."""
+    """Clear what lies outside Bits Stored, or extend the sign over it; the values stay where they are.
+
+    Most frames have nothing there: looking costs a tenth of making them anew.
+    """
     if spec.real or spec.bits_allocated in (spec.bits_stored, 1):
         return array
     low = 0 if spec.encapsulated else spec.high_bit + 1 - spec.bits_stored
     above = array.dtype.itemsize * 8 - spec.bits_stored - low
+    if not low and array.size:
+        first, last = (-1 << spec.bits_stored - 1, 1 << spec.bits_stored - 1) if spec.signed else (0, 1 << spec.bits_stored)
+        if array.max() < last and (first == 0 or array.min() >= first):
+            return array
     settled = (array << above) >> above
     return settled >> low << low if low else settled
 

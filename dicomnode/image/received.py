@@ -213,6 +213,17 @@ class Image:
                 return render.grey(array, self.spec, self.dataset, index)
             return render.colour(array, self.spec, self.dataset, photometric)
 
+    def stored(self, index: int) -> tuple[NDArray[Any], bool, tuple[int, int] | None]:
+        """Give frame ``index`` of one sample as `frame` does, and what its values mean.
+
+        Returns
+        -------
+        values, falls, padding
+            Whether low values are shown bright, and the first and last value that are padding, None without such.
+        """
+        values = self.frame(index)
+        return values, render.falls(self.spec, self.dataset, index), render.padding(self.spec, self.dataset, index)
+
     def pixel_digest(self) -> str:
         """SHA-256 over shape, type and decoded values of every frame, ``""`` without pixels.
 

@@ -1,11 +1,13 @@
 """Makes display pictures of stored values: modality LUT, window or VOI LUT, palettes and colour spaces.
 
 **Way** `grey` and `colour` turn one decoded frame into uint8. Values of at most 16 bits go through a table. Enhanced objects
-have their window and rescale in functional groups: `attributes` gathers what holds for one frame.
+have their window and rescale in functional groups: `attributes` gathers what holds for one frame. `falls` and `padding` tell
+those who read stored values which way up they are, and which of them are no picture.
 
 **Fails** Nothing: a header that asks for the impossible is ignored, then the picture spans the frame's own range.
 
-**Standard** PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.7.6.3.1 (palettes, colour spaces), C.7.6.16.2.9 and .10.
+**Standard** PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT), C.11.6 (Presentation LUT Shape), C.7.5.1.1.2 (Pixel Padding Value),
+C.7.6.3.1 (palettes, colour spaces), C.7.6.16.2.9 and .10.
 
 **Limits** Presentation states, ICC profiles and supplemental palettes are not applied.
 """
@@ -64,7 +66,53 @@ def grey(array: Array, spec: Spec, ds: Dataset, frame: int) -> Picture:
         kind = values.dtype
         table = _curve(domain.astype(kind), values, here)
         picture = table[values.astype(np.int64) - first]
-    return 255 - picture if spec.photometric == "MONOCHROME1" else picture
+    return 255 - picture if _inverse(spec, ds) else picture
+
+
+def _inverse(spec: Spec, ds: Dataset) -> bool:
+    """Say whether what comes out of the VOI LUT is turned over: the two ways to say so are one in a DX image (C.8.11.3)."""
+    return spec.photometric == "MONOCHROME1" or text(ds, "PresentationLUTShape").upper() == "INVERSE"
+
+
+def falls(spec: Spec, ds: Dataset, frame: int) -> bool:
+    """Say whether low stored values of a frame of one sample are shown bright.
+
+    So they are by MONOCHROME1, Presentation LUT Shape INVERSE, a falling Modality or VOI LUT, or a negative slope; two
+    turn each other back.
+    """
+    half = 1 << spec.bits_stored - 1
+    ends = [-half, half - 1] if spec.signed else [0, 2 * half - 1]
+    kind = f"{'i' if spec.signed else 'u'}{max(1, spec.bits_allocated // 8)}"
+    # What values the frame holds makes no difference to which way a LUT goes, so they are not looked for.
+    domain = np.array([0.0, 1.0]) if spec.real else np.array(ends, kind)
+    try:
+        with guard("display attributes cannot be applied"):
+            first, last = _by_header(domain, domain, attributes(ds, frame))
+    except Undecodable:
+        first, last = 0, 255
+    return bool(first > last) != _inverse(spec, ds)
+
+
+def padding(spec: Spec, ds: Dataset, frame: int) -> tuple[int, int] | None:
+    """Give the first and the last stored value that fill up and are no picture, None without such."""
+    try:
+        here = attributes(ds, frame)
+        first = _stored(here.get("PixelPaddingValue"), spec)
+        last = _stored(here.get("PixelPaddingRangeLimit"), spec)
+    except Undecodable:
+        return None
+    return None if first is None or spec.real else (first, first if last is None else last)
+
+
+def _stored(value: Any, spec: Spec) -> int | None:
+    """Read a number that has the sign of the pixels, by whichever VR it came."""
+    if isinstance(value, bytes) and value:
+        value = int.from_bytes(value, "little" if spec.little else "big")
+    if not isinstance(value, int):
+        return None
+    cells = 1 << spec.bits_allocated
+    stored = int(value) % cells
+    return stored - cells if spec.signed and stored >= cells // 2 else stored
 
 
 def _curve(domain: Array, values: Array, here: Dataset) -> Picture:

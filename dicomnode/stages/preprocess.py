@@ -1,19 +1,14 @@
-"""Turn stored pixel values into the tensor that a network reads, by the same named functions in training and in the
-running node.
+"""Turn the unit picture of an image into the tensor that a network reads, by named functions.
 
-**Way** `to_unit` takes one decoded frame and gives a float32 picture in 0..1 with MONOCHROME1 turned over; a card names
-the steps of `STEPS` that make the tensor from it, and `Chain.placed` says which part of the frame the tensor covers.
-A step is a function from a picture to a picture; one that cuts, pads or moves gives the `Placement` of the new picture on
-the old one beside it. `dicomnode.training` calls the same functions, so a model never meets a picture at work that was
-prepared in another way than those it learned from.
+**Way** A card names the steps of `STEPS` that make the tensor from what `unit.to_unit` gives; `chain` makes one function of
+them, and its `Chain.placed` says which part of the frame the tensor covers. A step is a function from a picture to a
+picture; one that cuts, pads or moves gives the `Placement` of the new picture on the old one beside it.
+`dicomnode.training` calls the same functions, so a model never meets a picture at work that was prepared in another way
+than those it learned from.
 
-**Fails** `BadCard` for a step or parameter that does not exist, `StageFailed` for a frame that is no picture (no pixels,
-wrong number of dimensions).
+**Fails** `BadCard` for a step or parameter that does not exist, `StageFailed` for steps that do not follow each other.
 
-**Standard** PS3.3 C.7.6.3.1.2 (Photometric Interpretation), C.11.2.1.2 (windows, linear function).
-
-**Limits** A palette must be resolved to RGB and YBR converted before; only one frame at a time; no VOI LUT, only
-windows. A step that moves the picture does so by scaling and shifting: no turns.
+**Limits** A step that moves the picture does so by scaling and shifting: no turns.
 """
 
 import inspect
@@ -28,84 +23,20 @@ from numpy.typing import NDArray
 
 from dicomnode.errors import BadCard, StageFailed
 from dicomnode.records import Placement
+from dicomnode.stages.unit import Array, between, percentiles, to_unit
 
-Array: TypeAlias = NDArray[np.float32]
+__all__ = ["STEPS", "Array", "Chain", "Placed", "Step", "chain", "to_unit"]
+
 #: From a picture to what a network reads: what `chain` gives.
 Step: TypeAlias = Callable[[Array], Array]
 #: What a step gives that moves the picture: the new one, and the rectangle of the old one that it covers.
 Placed: TypeAlias = tuple[Array, Placement]
 
-# Percentiles need no more than this many pixels; a 2500x2048 frame then costs 2 ms instead of 60.
-_SAMPLED_PIXELS = 250_000
 # Grey values that `equalise` tells apart.
 _LEVELS = 1 << 16
-# ITU-R BT.601 weights, as PS3.3 C.7.6.3.1.2 has them for the Y of YBR_FULL.
-_LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 # Of red, green and blue in 0..1 over ImageNet, as torchvision's networks were taught.
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32).reshape(3, 1, 1)
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32).reshape(3, 1, 1)
-
-
-def _percentiles(picture: NDArray[Any], low: float, high: float) -> tuple[float, float]:
-    """Two percentiles from a regular grid of pixels: the same grid whatever the bit depth or polarity."""
-    stride = max(1, int(np.sqrt(picture.size / _SAMPLED_PIXELS)))
-    bottom, top = np.percentile(picture[::stride, ::stride], [low, high])
-    return float(bottom), float(top)
-
-
-def _between(picture: NDArray[Any], bottom: float, top: float) -> Array:
-    """Map bottom..top onto 0..1 and clip; a range without extent gives zeros, for a constant picture says nothing."""
-    if not top > bottom:
-        return np.zeros(picture.shape, dtype=np.float32)
-    scaled = np.asarray(picture, dtype=np.float32)
-    return np.asarray(
-        np.clip((scaled - np.float32(bottom)) * np.float32(1.0 / (top - bottom)), 0.0, 1.0), dtype=np.float32
-    )
-
-
-def to_unit(
-    frame: NDArray[Any],
-    photometric_interpretation: str = "MONOCHROME2",
-    window: tuple[float, float] | None = None,
-) -> Array:
-    """Scale one frame to 0..1 with low values dark.
-
-    Parameters
-    ----------
-    frame
-        (rows, cols) of any integer or float type, signed or not; or (rows, cols, 3) in RGB order, made grey by
-        luminance.
-    photometric_interpretation
-        Value of (0028,0004); "MONOCHROME1" is turned over, every other value is taken as low = dark.
-    window
-        (Window Center, Window Width) in the units of `frame`. Without it the 0.5th and 99.5th percentiles become 0
-        and 1.
-
-    Returns
-    -------
-    (rows, cols) float32 in 0..1; a constant frame gives zeros.
-
-    Raises
-    ------
-    StageFailed
-        The array is empty or is no single grey or RGB frame.
-    """
-    if frame.size == 0 or not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)):
-        raise StageFailed(f"a frame of shape {frame.shape} is neither (rows, cols) nor (rows, cols, 3)")
-    grey = frame if frame.ndim == 2 else frame.astype(np.float32) @ _LUMINANCE
-    if not np.isfinite(grey).all():
-        raise StageFailed("the frame holds values that are not finite")
-    if window is None:
-        bottom, top = _percentiles(grey, 0.5, 99.5)
-        if not top > bottom:  # a small subject on an even ground: more than 99 % of one value
-            bottom, top = float(grey.min()), float(grey.max())
-    else:
-        centre, width = window
-        # The linear function of PS3.3 C.11.2.1.2.1: the half pixel at both ends belongs to it.
-        bottom, top = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
-    unit = _between(grey, bottom, top)
-    constant = not top > bottom
-    return unit if constant or photometric_interpretation.strip() != "MONOCHROME1" else np.float32(1.0) - unit
 
 
 def crop_margins(picture: Array, contrast: float = 0.04, at_most: float = 0.35) -> Placed:
@@ -126,12 +57,12 @@ def crop_margins(picture: Array, contrast: float = 0.04, at_most: float = 0.35) 
 
     top, bottom = span(small.std(axis=1), rows)
     left, right = span(small.std(axis=0), cols)
-    return np.ascontiguousarray(picture[top:bottom, left:right]), Placement(top, left, bottom - top, right - left)
+    return picture[top:bottom, left:right], Placement(top, left, bottom - top, right - left)
 
 
 def percentile_window(picture: Array, low: float = 1.0, high: float = 99.0) -> Array:
     """Stretch the percentiles `low`..`high` (0..100) of this picture to 0..1 and clip."""
-    return _between(picture, *_percentiles(picture, low, high))
+    return between(picture, *percentiles(picture, low, high))
 
 
 def equalise(picture: Array) -> Array:

@@ -9,7 +9,8 @@ import pytest
 from dicomnode.errors import BadCard, StageFailed
 from dicomnode.records import Placement
 from dicomnode.stages import preprocess
-from dicomnode.stages.preprocess import STEPS, chain, to_unit
+from dicomnode.stages.preprocess import STEPS, chain
+from dicomnode.stages.unit import percentiles, to_unit
 
 STEPS_OF_OURS = [
     ("crop_margins", {"contrast": 0.04, "at_most": 0.35}),
@@ -106,7 +107,7 @@ def test_not_finite():
 def test_big_frame_is_sampled():
     """Percentiles of a big frame come from a grid of its pixels and stay close to those of all."""
     frame = np.random.default_rng(0).integers(0, 4096, (2000, 1500), dtype=np.uint16)
-    low, high = preprocess._percentiles(frame, 0.5, 99.5)
+    low, high = percentiles(frame, 0.5, 99.5)
     assert (low, high) == pytest.approx((20.5, 4075), abs=6)
 
 
