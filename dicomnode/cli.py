@@ -35,7 +35,7 @@ COMMANDS = MappingProxyType({
     "route": ("dicomnode.commands.files", "route"),
     "redact": ("dicomnode.commands.redact", "redact"),
     "train": ("dicomnode.commands.models", "train"),
-    "evaluate": ("dicomnode.commands.models", "evaluate"),
+    "evaluate": ("dicomnode.commands.evaluate", "app"),
     "demo": ("dicomnode.demo", "demo"),
     "drill": ("dicomnode.drill", "drill"),
 })

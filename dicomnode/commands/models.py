@@ -1,7 +1,4 @@
-"""``dicomnode train`` and ``dicomnode evaluate``: models of a site's own, and the figures of any model.
-
-**Way** Training needs the extra ``train`` (torch); evaluation runs the node's own code on onnxruntime alone.
-"""
+"""``dicomnode train``: models of a site's own. Needs the extra ``train`` (torch)."""
 
 from __future__ import annotations
 
@@ -10,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dicomnode.cards import find_models
-from dicomnode.commands.options import Json, print_json
-from dicomnode.errors import MissingModel, ProgramMissing
-from dicomnode.share import share
+from dicomnode.errors import ProgramMissing
 
 train = typer.Typer(no_args_is_help=True, help="Train a model, export it to ONNX and write its card.")
-evaluate = typer.Typer(no_args_is_help=True, help="Measure a model on labelled pictures.")
 
 Data = Annotated[Path, typer.Option("--manifest", help="MANIFEST.csv (path, class, split), or folder SPLIT/LABEL/PICTURE.")]
 Models = Annotated[Path, typer.Option("--models", help="Folder of models that the new one goes to.")]
@@ -32,9 +25,6 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice."
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Cores to use.")]
 Device = Annotated[str, typer.Option("--device", help="torch device: cpu, cuda.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint under --runs.")]
-ModelDir = Annotated[Path | None, typer.Option("--model", help="models/NAME/VERSION; default: the node's own.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for evaluation.json and evaluation.md.")]
-Split = Annotated[str, typer.Option("--split", help="Split to measure: val while choosing, test once for the report.")]
 
 
 def _need_torch() -> None:
@@ -78,34 +68,3 @@ def train_findings(  # noqa: PLR0917
         batch=batch, rate=rate, width=width, size=size, seed=seed, threads=threads, device=device, resume=resume,
     )
     typer.echo(f"written: {folder}")
-
-
-def _measure(name: str, manifest: Path, model: Path | None, out: Path | None, split: str, *, as_json: bool) -> None:
-    from dicomnode.training.evaluate import as_markdown, evaluate_model  # noqa: PLC0415 - opens onnxruntime
-
-    report = evaluate_model(model=model or _shipped(name), data=manifest, out=out, split=split)
-    if as_json:
-        print_json(report)
-    else:
-        typer.echo(as_markdown(report))
-
-
-def _shipped(name: str) -> Path:
-    """The newest version of a model that comes with the node."""
-    folder = find_models(share("models")).get(name)
-    if folder is None:
-        raise MissingModel(f"no model {name!r} comes with this installation")
-    return folder.path
-
-
-@evaluate.command("router")
-def evaluate_router(manifest: Data, model: ModelDir = None, out: Out = None, split: Split = "test", json: Json = False) -> None:
-    """Precision, recall and F1 of the router with bootstrap intervals, per class and per source."""
-    _measure("bodypart-router", manifest, model, out, split, as_json=json)
-
-
-@evaluate.command("findings")
-def evaluate_findings(manifest: Data, model: ModelDir = None, out: Out = None, split: Split = "test", json: Json = False
-) -> None:
-    """Figures of a findings model with bootstrap intervals."""
-    _measure("pneumonia-pediatric", manifest, model, out, split, as_json=json)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import subprocess
 import sys
 from copy import deepcopy
@@ -189,40 +188,6 @@ def test_frozen_layers_stay(tmp_path):
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved
     assert not any(key.startswith(tuple(f"features.{layer}." for layer in range(4))) for key in moved)
-
-
-def test_metrics_by_hand():
-    """Two classes, 3 of 4 and 1 of 2 right."""
-    confusion = metrics.confusion_matrix(np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 0]), 2)
-    assert confusion.tolist() == [[3, 1], [1, 1]]
-    assert metrics.precision(confusion) == pytest.approx([0.75, 0.5])
-    assert metrics.recall(confusion) == pytest.approx([0.75, 0.5])
-    assert metrics.f1(confusion) == pytest.approx([0.75, 0.5])
-    assert metrics.macro(metrics.f1(confusion), confusion) == pytest.approx(0.625)
-
-
-def test_macro_leaves_out_classes_without_pictures():
-    """A class that the data does not have does not pull the mean down."""
-    confusion = metrics.confusion_matrix(np.array([0, 1]), np.array([0, 1]), 3)
-    assert metrics.macro(metrics.f1(confusion), confusion) == 1
-
-
-def test_auroc():
-    """Pairs in the right order are counted, ties half."""
-    truth = np.array([True, True, False, False])
-    assert metrics.auroc(truth, np.array([0.9, 0.4, 0.4, 0.1])) == pytest.approx(3.5 / 4)
-    assert metrics.auroc(~truth, np.array([0.9, 0.4, 0.4, 0.1])) == pytest.approx(0.5 / 4)
-    assert math.isnan(metrics.auroc(np.array([True]), np.array([0.5])))
-
-
-def test_bootstrap_interval_of_a_proportion():
-    """For 80 of 100 right, both ways to draw give the interval of the binomial distribution, 0.72 to 0.88."""
-    right = np.arange(100) < 80
-    figure = metrics.bootstrap(lambda n: float(right[n].mean()), 100, 2000)
-    drawn = metrics.bootstrap_confusions(np.array([[80, 20], [0, 0]]), 10_000)
-    cells = metrics.interval(0.8, metrics.recall(drawn)[:, 0])
-    for found in (figure, cells):
-        assert (found.value, found.low, found.high) == pytest.approx((0.8, 0.72, 0.88), abs=0.02)
 
 
 def test_temperature():

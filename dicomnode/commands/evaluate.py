@@ -1,0 +1,124 @@
+"""``dicomnode evaluate``: the figures of a model, or of several side by side, on labelled pictures.
+
+**Way** The node's own code on onnxruntime alone, no torch. Plots need matplotlib; without it they are left out, with one
+line on stderr that says how to get them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from dicomnode.cards import find_models
+from dicomnode.commands.options import Json, print_json
+from dicomnode.errors import MissingModel
+from dicomnode.share import share
+from dicomnode.training import evaluate
+
+#: The model that is measured where none is named.
+_SHIPPED: Mapping[str, str] = {"router": "bodypart-router", "findings": "pneumonia-pediatric"}
+
+app = typer.Typer(no_args_is_help=True, help="Measure a model on labelled pictures.")
+
+Data = Annotated[
+    list[Path],
+    typer.Option(
+        "--manifest", help="MANIFEST.csv (path, class, split), or folder [SPLIT/]LABEL/PICTURE; may stand several times.",
+    ),
+]
+ModelDirs = Annotated[
+    list[Path] | None,
+    typer.Option("--model", help="models/NAME/VERSION; default: the node's own. Repeated: side by side, against the first."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for evaluation.json, evaluation.md and plots.")]
+Split = Annotated[str, typer.Option("--split", help="Split to measure: val while choosing, test once for the report.")]
+Merge = Annotated[
+    list[str] | None,
+    typer.Option("--merge", help="LABEL+LABEL=NAME: report also with these counted as one. Default: the two chests."),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures that go through the network at a time.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Cores to use.")]
+ProviderName = Annotated[Literal["cpu", "cuda"], typer.Option("--provider", help="Where the network runs: cpu, cuda.")]
+Draws = Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws.")]
+By = Annotated[
+    Literal["person", "picture"],
+    typer.Option("--by", help="What the bootstrap draws: persons where the manifest names them, or pictures."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a command was told beside how to measure."""
+
+    data: list[Path]
+    models: list[Path]
+    out: Path | None
+    as_json: bool
+
+
+def _run(name: Literal["router", "findings"], split: str, asking: evaluate.Asking, given: _Given) -> None:
+    """Measure each model, write what there is, print it."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    measured = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        for folder in given.models or [_shipped(_SHIPPED[name])]:
+            task = bar.add_task(f"{folder.parent.name} {folder.name}", total=None)
+            tell = partial(_tell, bar, task)
+            measured.append(evaluate.measure_model(folder, given.data, split, replace(asking, task=name, tell=tell)))
+    for one in measured:
+        if given.out is not None:
+            evaluate.write(one, given.out)
+        if given.as_json:
+            print_json(one.report)
+        else:
+            typer.echo(evaluate.as_markdown(one.report))
+
+
+def _tell(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+def _merges(texts: list[str] | None) -> dict[str, str]:
+    if texts is None:
+        return dict(evaluate.MERGES)
+    return {label: name for text in texts for label, name in evaluate.parse_merge(text).items()}
+
+
+def _shipped(name: str) -> Path:
+    """The newest version of a model that comes with the node."""
+    folder = find_models(share("models")).get(name)
+    if folder is None:
+        raise MissingModel(f"no model {name!r} comes with this installation")
+    return folder.path
+
+
+@app.command("router")
+def router(  # noqa: PLR0917 - typer names them all
+    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = "test", merge: Merge = None, batch: Batch = 16,
+    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person", json: Json = False,
+) -> None:
+    """Precision, recall, F1, calibration and coverage of a router, with bootstrap intervals, per class and per source."""
+    asking = evaluate.Asking(
+        draws=draws, by_person=by == "person", merge=_merges(merge), provider=provider, threads=threads, batch=batch,
+    )
+    _run("router", split, asking, _Given(manifest, model or [], out, json))
+
+
+@app.command("findings")
+def findings(  # noqa: PLR0917
+    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = "test", merge: Merge = None, batch: Batch = 16,
+    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person", json: Json = False,
+) -> None:
+    """AUROC, sensitivity, specificity and calibration of a findings model, with bootstrap intervals."""
+    asking = evaluate.Asking(
+        draws=draws, by_person=by == "person", merge=_merges(merge), provider=provider, threads=threads, batch=batch,
+    )
+    _run("findings", split, asking, _Given(manifest, model or [], out, json))
