@@ -90,6 +90,8 @@ def _routes(settings: Settings) -> Answers:
     else:
         yield Answer("routes", "warning", "no rule makes outputs, so nothing will leave")
     for rule in rules:
+        if rule.uncertain == "all" and not {*rule.outputs} - {"original"}:
+            yield Answer("routes", "warning", f'rule {rule.name!r}: uncertain = "all", but without a report none is asked')
         # Originals alone are passed on without asking a model.
         lacks = "it names no model" if not rule.models else "" if {*rule.outputs} - {"original"} else "it makes no report"
         if rule.urgent == "abnormal" and lacks:

@@ -12,7 +12,8 @@
         LeaseLost · SiblingActive · QueueUnavailable (QueueDamaged) · CannotListen
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
         Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain · PixelsDiffer · ContentDiffers
-        DiedThrice · NoPresentationContext · RefusedByPeer · AssociationRejected · ReleaseRefused · FileMissing
+        BodyPartUncertain · TagDisagrees · DiedThrice · NoPresentationContext · RefusedByPeer · AssociationRejected
+        ReleaseRefused · FileMissing
       Expired                a person; the lifetime of a delivery was reached
       HeaderDiffers          nobody; a note on a row, never raised
       NotFound               the caller of a command named something that is not there
@@ -246,6 +247,18 @@ class ContentDiffers(Permanent):
     """A SOP Instance UID came again with other bytes and no pixels to compare; both are kept and a person decides."""
 
     code = "content_differs"
+
+
+class BodyPartUncertain(Permanent):
+    """Neither picture nor header tells the body part, and the rule wants a person to decide; never released by a retry."""
+
+    code = "body_part_uncertain"
+
+
+class TagDisagrees(Permanent):
+    """Body Part Examined names another body part than the picture shows, and the rule wants a person to decide."""
+
+    code = "tag_disagrees"
 
 
 class DiedThrice(Permanent):

@@ -49,6 +49,8 @@ EVENTS: Mapping[str, str] = {
     "deadline_passed": "An instance got nothing done for work.deadline_s; its worker starts again. Developer, when it repeats.",
     "instance_duplicate": "An instance was worked before; nothing is made.",
     "finding_abnormal": "A model calls a finding abnormal.",
+    "tag_disagrees": "Body Part Examined of an instance names another body part than its picture shows. Administrator of the "
+    "device, when it repeats: `dicomnode report tags`.",
     # -- the way of a delivery
     "delivery_done": "A destination has taken an output.",
     "delivery_deferred": "A destination has not taken an output for now; it is tried again.",
@@ -105,7 +107,10 @@ KEYS: Mapping[str, str] = {
     "model": "Model by name.",
     "model_version": "Its version.",
     "provider": "Where the session runs, as onnxruntime reports it.",
-    "body_part": "Predicted body part, one of the closed set.",
+    "body_part": "Body part, a word of the router or of the header reader, or uncertain.",
+    "doubt": "Why picture or header decided no body part, a word of a closed set.",
+    "tag": "What Body Part Examined says, a word of a closed set.",
+    "device": "The sending device: a keyed token of its manufacturer, model, station and serial number.",
     "probability": "Of the body part or finding, 0 to 1.",
     "rule": "Routing rule that won.",
     "outputs": "Number of outputs made.",

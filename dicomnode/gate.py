@@ -21,7 +21,7 @@ import re
 import sys
 import traceback
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path, PurePath
 from types import TracebackType
@@ -31,7 +31,9 @@ from dicomnode.events import EVENTS, KEYS
 
 _LONGEST, _MESSAGE_LONGEST, _MOST_ITEMS = 200, 500, 24
 #: Keys whose value is one word of ours; a sentence or a name with spaces there is a mistake.
-_WORDS = frozenset({"reason", "state", "stage", "kind", "role", "act", "actor", "body_part", "error_type", "setting"})
+_WORDS = frozenset({
+    "reason", "state", "stage", "kind", "role", "act", "actor", "body_part", "doubt", "tag", "device", "error_type", "setting",
+})
 _WORD = re.compile(r"[A-Za-z0-9_.:+/-]{0,80}")
 #: Control, format, surrogate, private, unassigned, line and paragraph separators: break lines, hide text, fail to encode.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -54,6 +56,13 @@ def accession_token(number: str, key: bytes) -> str:
     # A domain of its own, and longer than a token of the log: this one is searched by.
     keyed = hmac.new(key, f"accession number\0{plain}".encode("utf-8", "surrogatepass"), hashlib.sha256)
     return f"acc-{keyed.hexdigest()[:20]}" if plain else ""
+
+
+def device_token(names: Sequence[str], key: bytes) -> str:
+    """Give the keyed token that stands for a device by what its header says of it, ``""`` for nothing or without a key."""
+    plain = [" ".join(unicodedata.normalize("NFKC", name).upper().split()) for name in names]
+    keyed = hmac.new(key, "\0".join(("device", *plain)).encode("utf-8", "surrogatepass"), hashlib.sha256)
+    return f"dev-{keyed.hexdigest()[:12]}" if key and any(plain) else ""
 
 
 def explain(line: Mapping[str, object]) -> dict[str, object]:

@@ -16,7 +16,7 @@ from dicomnode.image import Image
 from dicomnode.outputs import NodeFacts
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import Kit, digest_of
-from dicomnode.records import UNCERTAIN, Findings, Route
+from dicomnode.records import BODY_PARTS, UNCERTAIN, Findings, Route
 from dicomnode.repository import models_dir, named, resolve
 from dicomnode.settings import Routes, Rule, Settings, WorkSettings
 from dicomnode.stages.encode import Encode
@@ -33,15 +33,20 @@ _FRAME_S = 120.0
 _FORM = "2"
 
 
-def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
+def build_router(routes: Routes, models: dict[str, Model], key: bytes = b"") -> RouteStage:
     """The route stage with the classifier that routes.toml names.
+
+    Parameters
+    ----------
+    key
+        Of the node, for the tokens of devices; without one there are none.
 
     Raises
     ------
     MissingModel
         The router, or a findings model of a rule, is not among the models.
     BadRule
-        A findings model of a rule would never be asked.
+        A findings model of a rule would never be asked, or a rule asks for a body part that nothing answers.
     """
     for name in named(routes):
         if name not in models:
@@ -50,7 +55,10 @@ def build_router(routes: Routes, models: dict[str, Model]) -> RouteStage:
         raise BadRule(f"routes.toml: {fault}")
     parts = {name: model.card.body_parts for name, model in models.items()}
     router = models[routes.router]
-    return RouteStage(routes, router.probabilities, look, router.card.version, parts)
+    return RouteStage(
+        routes, router.probabilities, look, router.card.version, parts, labels=[label.key for label in router.card.labels],
+        certain_from=router.card.output.certain_from, key=key,
+    )
 
 
 def never_asked(rule: Rule, parts: Collection[str]) -> bool:
@@ -63,6 +71,8 @@ def misfits(routes: Routes, models: Mapping[str, Model]) -> Iterator[tuple[str, 
     router = models.get(routes.router)
     if router is not None and router.card.task != "router":
         yield routes.router, f"router: {routes.router!r} says what is seen, not the body part (task = {router.card.task})"
+    elif router is not None:
+        yield from ((routes.router, fault) for fault in _unknown_parts(routes, [label.key for label in router.card.labels]))
     for rule, name in [(one, name) for one in routes.rule for name in one.models if name in models]:
         card = models[name].card
         if card.task != "findings":
@@ -72,6 +82,16 @@ def misfits(routes: Routes, models: Mapping[str, Model]) -> Iterator[tuple[str, 
                 f"rule {rule.name!r} takes {', '.join(rule.body_part)}, but its model {name!r} is for "
                 f"{', '.join(card.body_parts)}: it would never be asked"
             )
+
+
+def _unknown_parts(routes: Routes, labels: Collection[str]) -> Iterator[str]:
+    """Say of each body part of a rule that neither the router nor the header reader ever answers, what is wrong with it."""
+    known = {*labels, *BODY_PARTS, UNCERTAIN}
+    for rule, part in [(one, word) for one in routes.rule for word in one.body_part if word not in known]:
+        yield (
+            f"rule {rule.name!r}: there is no body part {part!r}: the router {routes.router!r} answers "
+            f"{', '.join(sorted(labels))}, the header {', '.join(sorted(BODY_PARTS))}, either of them {UNCERTAIN}"
+        )
 
 
 def load_models(work: WorkSettings, names: Iterable[str], approved: Mapping[str, str] | None = None) -> dict[str, Model]:
@@ -119,7 +139,7 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
         return tuple(infer(look(image), name) for name in route.models) if image.has_pixels else ()
 
     return Kit(
-        route=build_router(settings.routes, models),
+        route=build_router(settings.routes, models, key),
         infer=find,
         redact=redact,
         waive=redact.waive,
@@ -131,7 +151,10 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
             __version__,
             _FORM,
             cards[models[settings.routes.router].card.reference],
-            settings.routes.model_dump_json(include={"picture_modalities", "min_probability"}),
+            settings.routes.model_dump_json(include={
+                "picture_modalities": True, "min_probability": True, "uncertain": True, "trust": True,
+                "rule": {"__all__": {"uncertain", "trust"}},
+            }),
             work.redaction,
             work.ocr_language,
         ),

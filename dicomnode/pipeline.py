@@ -63,6 +63,8 @@ class Order:
     generation: int = 0
     #: A person vouches for what redaction is not sure of; what it finds is blanked all the same.
     waived: bool = False
+    #: A person has looked at what it shows: no policy of a rule holds it.
+    settled: bool = False
     #: Results of the former generation, (kind, identity, SOP Class UID, SOP Instance UID).
     predecessors: tuple[tuple[OutputKind, Identity, str, str], ...] = ()
     #: Make only these, (kind, destination), ``"*"`` standing for every destination; None makes all that the route wants.
@@ -128,14 +130,15 @@ def process(
     cut = not image.has_pixels and is_image(instance.sop_class_uid)
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
     reported = any(kind != "original" for kind, *_ in wanted)
-    findings, trouble = _infer(image, route, kit, watch) if reported else ((), None)
+    withheld = "" if order.settled else route.hold
+    findings, trouble = _infer(image, route, kit, watch) if reported and not withheld else ((), "")
     image.forget()  # the picture of the models, which nobody asks for again
     held: list[Held] = []
     if cut:
-        trouble = Undecodable("an instance of an image class has no pixel data")
-    if trouble is not None:
-        # What should have been seen is missing from every result, so none of them may pass as complete.
-        held = [Held(kind, names, trouble.code) for kind, _, _, names in wanted if kind != "original"]
+        trouble = Undecodable.code  # an instance of an image class has no pixel data
+    if trouble := withheld or trouble:
+        # What should have been seen, or of what, nobody can say: no result may pass as complete. An original claims nothing.
+        held = [Held(kind, names, trouble) for kind, _, _, names in wanted if kind != "original"]
         wanted = [group for group in wanted if group[0] == "original"]
     coded, digest = _pixels(image, kit, order, watch, wanted, held)
     outputs: list[Output] = []
@@ -172,12 +175,13 @@ def _predecessors(order: Order, kind: OutputKind, identity: Identity) -> tuple[t
     return tuple((sop_class, uid) for k, side, sop_class, uid in order.predecessors if (k, side) == (kind, identity))
 
 
-def _infer(image: Image, route: Route, kit: Kit, watch: _Watch) -> tuple[tuple[Findings, ...], Permanent | None]:
+def _infer(image: Image, route: Route, kit: Kit, watch: _Watch) -> tuple[tuple[Findings, ...], str]:
+    """What the models see, and the code of what kept them from it."""
     try:
         with watch.stage("infer"):
-            return kit.infer(image, route), None
+            return kit.infer(image, route), ""
     except Permanent as error:
-        return (), error
+        return (), error.code
 
 
 def _pixels(

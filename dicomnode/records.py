@@ -17,8 +17,22 @@ from datetime import datetime
 from typing import BinaryIO, Literal
 
 BODY_PARTS = ("abdomen", "adult_chest", "pediatric_chest", "spine", "other")
-#: What the router answers when neither picture nor header decides.
+#: What stands in place of a body part that neither picture nor header decides.
 UNCERTAIN = "uncertain"
+#: Why it does: the best guess is too improbable; the picture cannot be decoded; an image has no pixels; the picture is constant
+#: or nearly so; it is too small; it is raw detector data; the header, which was to decide, names no region, several, or a chest
+#: of unknown age; Body Part Examined names another body part, and the rule wants both to agree.
+Doubt = Literal[
+    "", "low_probability", "undecodable", "no_pixels", "constant", "too_small", "for_processing", "header_unclear",
+    "tag_disagrees",
+]
+#: What Body Part Examined may say beside a body part: a chest of unknown age, several regions, nothing that names one.
+CHEST, SEVERAL, ABSENT = "chest", "several", "absent"
+#: Body Part Examined against a picture whose answer is certain; empty where there is no such answer.
+Agreement = Literal["", "agrees", "disagrees", "absent", "not_comparable"]
+#: What a rule says of a body part that is uncertain, and of Body Part Examined against the picture.
+Handling = Literal["default", "hold", "all", "tag"]
+TagTrust = Literal["picture", "tag", "both", "hold"]
 
 OutputKind = Literal["sr", "sc", "deidentified", "original"]
 Identity = Literal["kept", "removed"]
@@ -142,11 +156,11 @@ def leading(findings: Sequence[Findings]) -> tuple[Findings, Finding] | None:
 class Route:
     """What is to be done with an instance, and why."""
 
-    #: One of `BODY_PARTS` or `UNCERTAIN`.
+    #: A label of the router, one of `BODY_PARTS`, or `UNCERTAIN`.
     body_part: str
     #: Of ``body_part``; 1.0 when the header decided.
     probability: float
-    #: Every body part with its probability; empty when the header decided.
+    #: Every label of the router with its probability; empty when the picture was not asked.
     probabilities: Mapping[str, float]
     source: Literal["model", "header"]
     #: Name of the rule that won.
@@ -160,6 +174,26 @@ class Route:
     #: Name and version of the model that was asked; empty when the header decided.
     router: str = ""
     router_version: str = ""
+    #: What the picture alone shows, `UNCERTAIN` when it cannot be judged; empty when it was not to be asked.
+    picture: str = ""
+    #: What Body Part Examined alone says: a body part, `CHEST`, `SEVERAL` or `ABSENT`.
+    tag: str = ""
+    agreement: Agreement = ""
+    #: Why picture or header decided nothing, also where the rule then had the tag decide.
+    doubt: Doubt = ""
+    #: Policy that the rule goes by.
+    trust: TagTrust = "picture"
+    #: What the rule says of uncertain body parts; empty when this one is certain.
+    handling: Handling | Literal[""] = ""
+    #: Code of the error that holds its outputs until a person has looked; empty when nothing does.
+    hold: str = ""
+    #: Keyed token of the device that made the image; empty when the header names none or there is no key.
+    device: str = ""
+
+    @property
+    def picture_probability(self) -> float:
+        """Of the picture's best guess, 0 when it was not asked."""
+        return max(self.probabilities.values(), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)

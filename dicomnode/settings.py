@@ -20,12 +20,12 @@ import tomllib
 from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicomnode.errors import BadRule, BadSetting, NoSuchPeer
-from dicomnode.records import BODY_PARTS, UNCERTAIN, OutputKind, Trust, Urgency
+from dicomnode.records import UNCERTAIN, Handling, OutputKind, TagTrust, Trust, Urgency
 
 Priority = Literal["low", "medium", "high"]
 SrClass = Literal["comprehensive-3d", "comprehensive", "enhanced", "basic-text"]
@@ -146,6 +146,7 @@ class KeepSettings(_Model):
     scan_s: float = Field(5, gt=0, description="The incoming folder is scanned this often beside inotify, seconds.")
     retention_h: float = Field(24, ge=0, description="Sources and results are removed this many hours after all is delivered.")
     rows_d: float = Field(365, gt=0, description="Rows of finished instances are removed after this many days.")
+    counts_d: float = Field(1096, gt=0, description="Counts of `report tags` are removed after this many days.")
     holds_max_bytes: int | None = Field(
         None, ge=0, description="Room kept for held and quarantined files, bytes; above it the alarm sounds. "
         "Absent: a tenth of the file system, at most 10 GiB and a quarter of what is free or held.",
@@ -205,8 +206,8 @@ class Peer(_Model):
         return not self.windows
 
 
-BodyPart = Literal["abdomen", "adult_chest", "pediatric_chest", "spine", "other", "uncertain"]
-assert set(get_args(BodyPart)) == {*BODY_PARTS, UNCERTAIN}  # noqa: S101
+#: A word of the router or of the header reader, or ``uncertain``; which there are is known where the router is opened.
+BodyPart = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
 class Rule(_Model):
@@ -214,7 +215,9 @@ class Rule(_Model):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the rule, as logs and `route` show it.")
     modality: tuple[str, ...] = Field((), description="Modality (0008,0060) is one of these; empty: any.")
-    body_part: tuple[BodyPart, ...] = Field((), description="Predicted body part is one of these; empty: any.")
+    body_part: tuple[BodyPart, ...] = Field(
+        (), description="Body part is one of these, `uncertain` among them; empty: any, uncertain too.",
+    )
     calling_ae: tuple[str, ...] = Field((), description="Calling AE title is one of these; empty: any.")
     models: tuple[ModelName, ...] = Field(
         (), description="Findings models, NAME or NAME@VERSION; each is asked about the body parts that its card names.",
@@ -223,6 +226,12 @@ class Rule(_Model):
     destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
     urgent: Urgency = Field(
         "never", description="Whose outputs go first: `abnormal` where the model calls a finding abnormal, or `always`.",
+    )
+    uncertain: Handling | None = Field(
+        None, description="What is done with uncertain body parts that this rule takes; absent: as for all rules.",
+    )
+    trust: TagTrust | None = Field(
+        None, description="Body Part Examined (0018,0015) against the picture, where this rule wins; absent: as for all rules.",
     )
 
     @model_validator(mode="before")
@@ -236,6 +245,12 @@ class Rule(_Model):
     def _each_model_once(self) -> Rule:
         if len(set(self.models)) != len(self.models):
             raise ValueError("models: one stands there twice")
+        return self
+
+    @model_validator(mode="after")
+    def _takes_what_it_speaks_of(self) -> Rule:
+        if self.uncertain is not None and self.body_part and UNCERTAIN not in self.body_part:
+            raise ValueError(f"uncertain: this rule takes no uncertain body part; add {UNCERTAIN!r} to its body_part")
         return self
 
     @property
@@ -253,7 +268,19 @@ class Routes(_Model):
     router: ModelName = Field(
         "bodypart-router", description="Model that predicts the body part: NAME, which is its newest version, or NAME@VERSION.",
     )
-    min_probability: float = Field(0.5, ge=0, le=1, description="Below this the body part is uncertain.")
+    min_probability: float | None = Field(
+        None, ge=0, le=1, description="Below this the picture's answer is uncertain; absent: the router's card says, else 0.5.",
+    )
+    uncertain: Handling = Field(
+        "default", description="What is done where the body part is uncertain: `default` what the rule that takes it says, "
+        "with all of its models; `hold` its outputs wait for a person, originals leave; `all` the models of every rule that "
+        "takes this modality and sender are asked; `tag` Body Part Examined decides, where it names a body part.",
+    )
+    trust: TagTrust = Field(
+        "picture", description="Body Part Examined (0018,0015) against a picture that is certain: `picture` decides alone; "
+        "`tag` the attribute decides, where it names a body part; `both` where they disagree the body part is uncertain; "
+        "`hold` the picture decides, and where they disagree the outputs wait for a person, originals leave.",
+    )
     rule: tuple[Rule, ...] = Field(min_length=1, description="The rules, first match wins; the last one matches all.")
 
 

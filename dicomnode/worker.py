@@ -149,7 +149,7 @@ class Worker:
                     return True
                 only = claim.only if differs is None else _ORIGINALS
                 known = None if differs is None else digest
-                order = Order(claim.generation, claim.waived, claim.predecessors, only, known)
+                order = Order(claim.generation, claim.waived, claim.settled, claim.predecessors, only, known)
                 result = process(claim.instance, source, self._kit, order, progress)
                 if differs is not None and not result.outputs and not result.held:
                     self._duplicate(claim, digest)
@@ -254,29 +254,35 @@ def _name(output: Output, instance_id: str) -> str:
 
 
 def _summary(result: Result) -> Summary:
-    lead = leading(result.findings)
+    lead, route = leading(result.findings), result.route
     return Summary(
-        body_part=result.route.body_part, probability=round(result.route.probability, 4), rule=result.route.rule,
+        body_part=route.body_part, probability=round(route.probability, 4), rule=route.rule,
         model=", ".join(f"{one.model} {one.version}" for one in result.findings), finding=lead[1].label if lead else "",
         finding_probability=round(lead[1].probability, 4) if lead else 0.0,
         abnormal=any(one.abnormal for one in result.findings), findings=tuple(one.brief for one in result.findings),
         regions=len(result.regions), pixel_digest=result.pixel_digest, stage_ms=result.stage_ms, urgent=result.urgent,
+        picture=route.picture, tag=route.tag, agreement=route.agreement, doubt=route.doubt, device=route.device,
     )
 
 
 def _tell(claim: Claim, result: Result, held: list[Held], note: str, work_ms: float) -> None:
     """The canonical line of the instance in this process, and what a person must know beside it."""
-    instance = claim.instance
+    instance, route = claim.instance, result.route
     wait_ms = round((datetime.now(UTC) - instance.received_at).total_seconds() * 1000 - work_ms, 1)
     log.info(
         "instance_done", instance_id=instance.instance_id, sop_instance_uid=instance.sop_instance_uid,
-        modality=instance.modality, body_part=result.route.body_part, probability=round(result.route.probability, 3),
-        rule=result.route.rule, model=", ".join(one.model for one in result.findings) or None,
+        modality=instance.modality, body_part=route.body_part, doubt=route.doubt or None,
+        probability=round(route.probability, 3), rule=route.rule, model=", ".join(one.model for one in result.findings) or None,
         model_version=", ".join(one.version for one in result.findings) or None,
         findings=sum(len(one.items) for one in result.findings), regions=len(result.regions), outputs=len(result.outputs),
         held=len(held),
         attempt=claim.attempt, generation=claim.generation, reason=note or None, work_ms=work_ms, wait_ms=wait_ms,
     )
+    if route.agreement == "disagrees" and not claim.generation and not note:
+        log.info(
+            "tag_disagrees", instance_id=instance.instance_id, calling_ae=instance.calling_ae, body_part=route.picture,
+            probability=round(route.picture_probability, 3), rule=route.rule, tag=route.tag, device=route.device or None,
+        )
     for item in held:
         log.error("output_held", instance_id=instance.instance_id, kind=item.kind, reason=item.reason, actor="reviewer")
     if claim.only is None and not note:  # otherwise it was told before

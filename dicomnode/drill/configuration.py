@@ -12,13 +12,13 @@ delivered otherwise. The rule ``drill-two`` has a second destination, for drills
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dicomnode.commands.init import Forward, compose
 from dicomnode.records import BODY_PARTS, UNCERTAIN
-from dicomnode.settings import Routes, Rule, Settings, load
+from dicomnode.settings import Routes, Settings, load
 
 #: Who sends to the node: under the site's rules, and to two archives.
 CALLING, CALLING_TWO = "DRILL", "DRILL2"
@@ -97,22 +97,29 @@ def scratch(
 
 def _own_rules(routes: Routes) -> list[dict[str, object]]:
     models = next((list(rule.models) for rule in routes.rule if rule.models), [])
-    own: dict[str, object] = {"outputs": ["sr", "sc"], **({"models": models} if models else {})}
+    own: dict[str, object] = {
+        "outputs": ["sr", "sc"], "uncertain": "default", "trust": "picture", **({"models": models} if models else {}),
+    }
     rules = [{"name": "drill-two", "calling_ae": [CALLING_TWO], "destinations": [FIRST, SECOND], **own}]
-    if not delivers(routes.rule):
+    if not delivers(routes):
         rules.append({"name": "drill", "calling_ae": [CALLING], "destinations": [FIRST], **own})
     return rules
 
 
-def delivers(rules: Sequence[Rule]) -> bool:
-    """Say whether these rules make something of a radiograph that the drill sends, whatever it is taken for."""
-    return all(
+def delivers(routes: Routes) -> bool:
+    """Say whether these rules make something of a radiograph that the drill sends, whatever it is taken for, and hold none."""
+    parts = {*BODY_PARTS, UNCERTAIN, *(part for rule in routes.rule for part in rule.body_part)}
+    won = [
         next(
-            rule for rule in rules
+            rule for rule in routes.rule
             if (not rule.modality or _MODALITY in rule.modality) and (not rule.body_part or part in rule.body_part)
             and (not rule.calling_ae or CALLING in rule.calling_ae)
-        ).outputs
-        for part in (*BODY_PARTS, UNCERTAIN)
+        )
+        for part in sorted(parts)
+    ]
+    return all(
+        rule.outputs and (rule.uncertain or routes.uncertain) != "hold" and (rule.trust or routes.trust) in {"picture", "tag"}
+        for rule in won
     )
 
 

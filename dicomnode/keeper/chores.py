@@ -72,6 +72,7 @@ class Chores:
         before = now - timedelta(days=self._settings.keep.rows_d)
         self._spool.remove_receipts(before)
         self._queue.forget(before)
+        self._queue.forget_tags((now - timedelta(days=self._settings.keep.counts_d)).date())
 
     # -- files
     def retention(self, now: datetime) -> None:

@@ -18,7 +18,7 @@ that cannot answer raises `QueueUnavailable`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Literal, Protocol
 
 from dicomnode.queue.items import (
@@ -248,8 +248,9 @@ class Queue(Protocol):
         """A person has looked: an instance on hold is worked although its pixels differ, outputs held by redaction are
         made with redaction waived (next generation), a delivery on hold is sent. Gives the number of rows changed.
 
-        Redaction is waived for the reason ``redaction_uncertain`` alone: what cannot be decoded was not looked at, so
-        outputs held for any other reason are made again under the same rules.
+        Redaction is waived for the reason ``redaction_uncertain`` alone, and what a rule holds for ``body_part_uncertain`` or
+        ``tag_disagrees`` is settled by it; what cannot be decoded was not looked at, so outputs held for any other reason are
+        made again under the same rules.
         """
         ...
 
@@ -281,6 +282,20 @@ class Queue(Protocol):
         Each has ``at`` and ``last_at``, how many ``times``, ``delivery_id`` (0: the instance itself), ``kind``,
         ``destination``, ``old``, ``new``, ``reason``, ``status`` and ``who``: an owner's text, or ``person`` and an account.
         """
+        ...
+
+    # -- Body Part Examined (`dicomnode report tags`)
+    def tags(self, since: date, until: date) -> tuple[Mapping[str, object], ...]:
+        """How often which device called a body part what, in the days from ``since`` up to and without ``until`` (UTC, by
+        reception): ``calling_ae``, ``device``, ``picture``, ``tag``, ``agreement``, ``count``, and the newest ``instance_id``.
+
+        Counted are instances whose picture was certain, each once, when its work first ended; one that came again under
+        another header is not. Counts stay when their instances are forgotten.
+        """
+        ...
+
+    def forget_tags(self, before: date) -> int:
+        """Remove the counts of days before this one; gives how many rows."""
         ...
 
     # -- the account (`dicomnode queue verify`)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from dicomnode.records import Delivery, Identity, Instance, OutputKind, Verdict
+from dicomnode.records import Agreement, Delivery, Doubt, Identity, Instance, OutputKind, Verdict
 
 InstanceState = Literal["waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped"]
 
@@ -38,6 +38,8 @@ class Claim:
     waived: bool
     #: A person released it although its pixels differ from those that came before under its UID.
     accepted: bool
+    #: A person released what a rule held for its body part: no policy of a rule holds it again.
+    settled: bool
     #: What the generation before made and nobody dropped, (kind, identity, SOP Class UID, SOP Instance UID); for what it
     #: left as it was, the last one that made it. Originals are none.
     predecessors: tuple[tuple[OutputKind, Identity, str, str], ...]
@@ -83,6 +85,12 @@ class Summary:
     stage_ms: Mapping[str, float]
     #: Its deliveries go before others.
     urgent: bool = False
+    #: What picture, Body Part Examined and both together said, as `Route` has it.
+    picture: str = ""
+    tag: str = ""
+    agreement: Agreement = ""
+    doubt: Doubt = ""
+    device: str = ""
     #: One for each model that was asked (`records.Findings.brief`); ``model`` names them all, ``finding`` is the leading one.
     findings: tuple[Mapping[str, object], ...] = ()
 

@@ -10,11 +10,13 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from dicomnode.errors import NotFound, RedactionUncertain
+from dicomnode.errors import BodyPartUncertain, NotFound, RedactionUncertain, TagDisagrees
 from dicomnode.queue.database import Database, from_db, to_db
 
 _TIMES = frozenset({"since", "due_at", "received_at", "created_at", "life_from", "at"})
-_FLAGS = frozenset({"waived", "accepted", "file_gone", "own_result", "abnormal", "told", "urgent"})
+_FLAGS = frozenset({"waived", "accepted", "file_gone", "own_result", "abnormal", "told", "urgent", "settled"})
+#: What a policy of a rule holds, and a person's release settles.
+_BY_RULE = frozenset({BodyPartUncertain.code, TagDisagrees.code})
 _JSON = frozenset({"stage_ms", "findings"})
 #: Columns that say nothing to people.
 _INNER = frozenset({"turn"})
@@ -151,12 +153,14 @@ def _remake(connection: sqlite3.Connection, values: Mapping[str, object], *, wai
     held = connection.execute(f"SELECT kind, destination, reason FROM deliveries WHERE {places}", values).fetchall()  # noqa: S608
     if tuple(state) != ("done", 0) or not held:
         return 0
+    reasons = {row["reason"] for row in held}
     connection.execute(f"DELETE FROM deliveries WHERE {places}", values)  # noqa: S608
     return connection.execute(
-        f"{_INSTANCES_AGAIN}, generation = generation + 1, waived = max(waived, :waived), asked = :asked, "
-        "made = made - :count WHERE instance_id = :key",
+        f"{_INSTANCES_AGAIN}, generation = generation + 1, waived = max(waived, :waived), settled = max(settled, :settled), "
+        "asked = :asked, made = made - :count WHERE instance_id = :key",
         {
-            **values, "waived": int(waive and RedactionUncertain.code in {row["reason"] for row in held}),
+            **values, "waived": int(waive and RedactionUncertain.code in reasons),
+            "settled": int(waive and not _BY_RULE.isdisjoint(reasons)),
             "asked": json.dumps(sorted((row["kind"], row["destination"]) for row in held)), "count": len(held),
         },
     ).rowcount

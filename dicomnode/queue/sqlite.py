@@ -9,13 +9,14 @@ from dicomnode.queue.deliveries import Deliveries
 from dicomnode.queue.history import History
 from dicomnode.queue.keeping import Keeping
 from dicomnode.queue.people import People
+from dicomnode.queue.tags import Tags
 from dicomnode.queue.work import Work
 
 if TYPE_CHECKING:
     from dicomnode.queue import Queue
 
 
-class SqliteQueue(Work, Deliveries, Keeping, People, Account, History):
+class SqliteQueue(Work, Deliveries, Keeping, People, Account, History, Tags):
     """`dicomnode.queue.Queue` by SQLite; opening, versions and limits are `database.Database`'s."""
 
 

@@ -11,6 +11,7 @@ from typing import get_args
 from dicomnode.errors import HeaderDiffers, LeaseLost
 from dicomnode.queue import Claim, InstanceState, NewOutput, Owner, Sibling, Summary
 from dicomnode.queue.database import Database, from_db, owner_text, to_db
+from dicomnode.queue.tags import count
 from dicomnode.records import Held, Instance
 
 _STATES: Mapping[str, InstanceState] = {state: state for state in get_args(InstanceState)}
@@ -151,7 +152,8 @@ class Work(Database):
             former = connection.execute(_PREDECESSORS, values).fetchall()
         return Claim(
             instance=instance_of(row), attempt=row["attempt"] + 1, generation=row["generation"],
-            waived=bool(row["waived"]), accepted=bool(row["accepted"]), predecessors=tuple(tuple(one) for one in former),
+            waived=bool(row["waived"]), accepted=bool(row["accepted"]), settled=bool(row["settled"]),
+            predecessors=tuple(tuple(one) for one in former),
             only=frozenset((kind, name) for kind, name in json.loads(row["asked"])) if row["asked"] else None,
         )
 
@@ -185,6 +187,8 @@ class Work(Database):
                     connection.execute(
                         _HELD, (instance_id, claim.generation, item.kind, destination, item.reason, time, time, time, urgent),
                     )
+            if not claim.generation and not reason:  # of a rework, or of pixels that came before, it was counted then
+                count(connection, claim.instance, summary)
             columns = ", ".join(f"{name} = :{name}" for name in facts)
             # Found again, or of pixels that were looked at before, a finding is no news.
             told = "told = :noted OR told AND model = :model AND finding = :finding, " if "model" in facts else ""
@@ -219,7 +223,8 @@ def _facts(summary: Summary, *, whole: bool) -> Mapping[str, object]:
     """The columns that a summary fills; a work on some outputs only says nothing about what it did not do."""
     facts: dict[str, object] = {
         "body_part": summary.body_part, "probability": summary.probability, "rule": summary.rule,
-        "stage_ms": json.dumps(dict(summary.stage_ms)),
+        "stage_ms": json.dumps(dict(summary.stage_ms)), "picture": summary.picture, "tag": summary.tag,
+        "agreement": summary.agreement, "doubt": summary.doubt, "device": summary.device,
     }
     if whole or summary.model:
         facts |= {

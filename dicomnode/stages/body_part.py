@@ -50,12 +50,12 @@ _BOTH = {"CHESTABDOMEN": {"chest", "abdomen"}, "CHESTABDPELVIS": {"chest", "abdo
 def from_header(ds: Dataset) -> str:
     """Give one of `BODY_PARTS`, or `UNCERTAIN` when the header names none, two, or a chest of unknown age."""
     for text in _texts(ds):
-        regions = _regions(text)
+        regions = regions_of(text)
         if len(regions) > 1:
             return UNCERTAIN
         if regions:
             region = regions.pop()
-            return _chest(ds) if region == "chest" else region
+            return chest_of(ds) if region == "chest" else region
     return UNCERTAIN
 
 
@@ -72,7 +72,8 @@ def age_years(ds: Dataset) -> float | None:
     return days / _DAYS["Y"] if 0 <= days <= 130 * _DAYS["Y"] else None
 
 
-def _chest(ds: Dataset) -> str:
+def chest_of(ds: Dataset) -> str:
+    """Tell a child's chest from an adult's by the age, `UNCERTAIN` where the header does not tell it."""
     age = age_years(ds)
     if age is None:
         return UNCERTAIN
@@ -94,8 +95,8 @@ def _text(ds: Dataset, keyword: str) -> str:
     return str(ds.get(keyword) or "")
 
 
-def _regions(text: str) -> set[str]:
-    """Every region that the words of ``text`` name."""
+def regions_of(text: str) -> set[str]:
+    """Give every region that the words of ``text`` name."""
     letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).upper()
     found: set[str] = set()
     for word in re.findall(r"[A-Z]+", letters):

@@ -29,7 +29,7 @@ from dicomnode.drill.modality import Association
 from dicomnode.drill.node import until
 from dicomnode.drill.pdu import Ended, Rejected, Wrong
 from dicomnode.drill.pictures import SOP_CLASS, draw
-from dicomnode.settings import Rule, Settings, load
+from dicomnode.settings import Routes, Settings, load
 from tests.peers import wait_for
 
 
@@ -106,11 +106,13 @@ def test_rules_that_make_nothing_get_one(tmp_path: Path) -> None:
         ([{"name": "a", "body_part": ["spine"]}, {"name": "b", "outputs": ["sr"]}], False),
         ([{"name": "a", "calling_ae": ["CT1"]}, {"name": "b", "outputs": ["sr"]}], True),
         ([{"name": "a", "calling_ae": ["DRILL"], "outputs": ["sr"]}, {"name": "b"}], True),
+        ([{"name": "a", "outputs": ["sr"], "uncertain": "hold"}], False),
+        ([{"name": "a", "outputs": ["sr"], "trust": "hold"}], False),
     ],
 )
 def test_whether_rules_deliver(rules: list[dict[str, Any]], expected: bool) -> None:
     """Every body part that a radiograph may be taken for must come to a rule with outputs."""
-    assert delivers([Rule.model_validate(rule) for rule in rules]) is expected
+    assert delivers(Routes.model_validate({"rule": rules})) is expected
 
 
 # -- the peers
