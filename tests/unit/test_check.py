@@ -18,7 +18,7 @@ from dicomnode.check import Answer
 from dicomnode.commands.check import check
 from dicomnode.commands.init import compose, parse_forward, set_value
 from dicomnode.errors import BadCard, MissingModel, PeerUnavailable
-from dicomnode.records import OutputKind
+from dicomnode.records import BODY_PARTS, OutputKind
 from dicomnode.settings import Routes, Rule, Settings, load
 
 
@@ -27,6 +27,7 @@ def fake_model(task: str = "findings") -> object:
     card = SimpleNamespace(
         name="a", version="1.0.0", task=task, body_parts=("pediatric_chest",), intended_use="Not for diagnostic use.",
         licence=SimpleNamespace(identifier="CC-BY-NC-SA-4.0"),
+        labels=[SimpleNamespace(key=part) for part in (*BODY_PARTS, "hand")],
     )
     return SimpleNamespace(card=card, provider="CPUExecutionProvider")
 
@@ -140,6 +141,22 @@ def test_a_model_that_is_never_asked_is_a_fault(config: Path) -> None:
     assert "'pediatric-chest' takes spine, abdomen" in told.detail
     routes.write_text(set_value(routes.read_text(), "body_part", ["spine", "uncertain"]))
     assert [answer for answer in looks.check(load(config)) if answer.outcome == "fault"] == []
+
+
+def test_a_body_part_that_nothing_answers_is_a_fault(config: Path) -> None:
+    """A word that router and header reader both do not know is named with its rule; one that either knows is not."""
+    routes = config / "routes.toml"
+    routes.write_text(set_value(routes.read_text(), "body_part", ["pediatric_chest", "hand", "knee", "uncertain"]))
+    (told,) = [answer for answer in looks.check(load(config)) if answer.outcome == "fault"]
+    assert told.about == "model bodypart-router"
+    assert "routes.toml: rule 'pediatric-chest': there is no body part 'knee'" in told.detail
+
+
+def test_models_that_are_asked_and_reported_by_nobody_are_told() -> None:
+    """All models of all rules, and no report to tell of them."""
+    settings = SimpleNamespace(routes=Routes(rule=(Rule(name="unsure", uncertain="all"),)))
+    told = [answer.detail for answer in looks._routes(settings) if answer.outcome == "warning"]  # type: ignore[arg-type]
+    assert any("'unsure'" in detail and '"all"' in detail for detail in told)
 
 
 @pytest.mark.parametrize(("models", "about", "words"), [

@@ -167,18 +167,19 @@ def test_a_router_that_calls_nothing_probable_is_uncertain():
 
 
 # -- what a rule says of uncertain body parts
+SENT = {"outputs": ("sr",), "destinations": ("pacs",)}
 LOW = {"pediatric_chest": 0.4, "abdomen": 0.3, "spine": 0.3}
 MODELS = (
-    Rule(name="child", modality=("DX",), body_part=("pediatric_chest",), models=("pneumonia",), outputs=("sr",), destinations=("pacs",)),
-    Rule(name="spine", body_part=("spine",), models=("fracture", "pneumonia"), outputs=("sr",), destinations=("pacs",)),
-    Rule(name="ct", modality=("CT",), models=("nodule",), outputs=("sr",), destinations=("pacs",)),
-    Rule(name="elsewhere", calling_ae=("ROOM2",), models=("hip",), outputs=("sr",), destinations=("pacs",)),
+    Rule(name="child", modality=("DX",), body_part=("pediatric_chest",), models=("pneumonia",), **SENT),
+    Rule(name="spine", body_part=("spine",), models=("fracture", "pneumonia"), **SENT),
+    Rule(name="ct", modality=("CT",), models=("nodule",), **SENT),
+    Rule(name="elsewhere", calling_ae=("ROOM2",), models=("hip",), **SENT),
 )
 
 
 def unsure(**more):
     """A rule for what is uncertain."""
-    return Rule(name="unsure", body_part=("uncertain",), models=("general",), outputs=("sr", "sc"), destinations=("pacs",), **more)
+    return Rule(name="unsure", body_part=("uncertain",), models=("general",), **SENT, **more)
 
 
 @pytest.mark.parametrize("where", ["rule", "routes"])
@@ -273,8 +274,10 @@ def test_what_a_rule_trusts(where, trust, agreement, rule, part, source, doubt, 
 @pytest.mark.parametrize(
     ("handling", "rule", "part", "hold", "models"),
     [
-        ("default", "unsure", "uncertain", "", ("general",)), ("hold", "unsure", "uncertain", "body_part_uncertain", ("general",)),
-        ("all", "unsure", "uncertain", "", ("general", "fracture")), ("tag", "of-tag", "abdomen", "", ()),
+        ("default", "unsure", "uncertain", "", ("general",)),
+        ("hold", "unsure", "uncertain", "body_part_uncertain", ("general",)),
+        ("all", "unsure", "uncertain", "", ("general", "fracture")),
+        ("tag", "of-tag", "abdomen", "", ()),
     ],
 )
 def test_both_that_disagree_are_handled_as_uncertain(handling, rule, part, hold, models):

@@ -44,7 +44,7 @@ def change(path: Path, old: str, new: str) -> None:
     ("routes.toml", 'destinations = ["pacs"]', 'destinations = ["pasc"]', NoSuchPeer, ["routes.toml", "pasc", "known: pacs"]),
     ("routes.toml", 'name = "everything-else"', 'name = "pediatric-chest"', BadRule, ["more than once"]),
     ("routes.toml", 'name = "everything-else"', 'name = "x"\nmodality = ["CT"]', BadRule, ["last rule"]),
-    ("routes.toml", 'body_part = ["pediatric_chest"]', 'body_part = ["head"]', BadSetting, ["rule.0.body_part"]),
+    ("routes.toml", 'body_part = ["pediatric_chest"]', 'body_part = ["Head 1"]', BadSetting, ["rule.0.body_part"]),
     ("routes.toml", 'destinations = ["pacs"]', "destinations = []", BadRule, ["outputs and destinations"]),
 ])
 def test_fault_is_refused_with_file_and_key(
