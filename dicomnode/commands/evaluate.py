@@ -6,7 +6,8 @@ line on stderr that says how to get them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from dicomnode.commands.options import Json, print_json
 from dicomnode.errors import MissingModel
 from dicomnode.share import share
 from dicomnode.training import evaluate
+from dicomnode.training.evaluate.compare import as_table, names_of, side_by_side, write_side_by_side
 
 #: The model that is measured where none is named.
 _SHIPPED: Mapping[str, str] = {"router": "bodypart-router", "findings": "pneumonia-pediatric"}
@@ -51,6 +53,9 @@ By = Annotated[
     Literal["person", "picture"],
     typer.Option("--by", help="What the bootstrap draws: persons where the manifest names them, or pictures."),
 ]
+Saliency = Annotated[
+    int, typer.Option("--saliency", min=0, help="Show the evidence in this many pictures of each class: saliency.png."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +78,37 @@ def _run(name: Literal["router", "findings"], split: str, asking: evaluate.Askin
             task = bar.add_task(f"{folder.parent.name} {folder.name}", total=None)
             tell = partial(_tell, bar, task)
             measured.append(evaluate.measure_model(folder, given.data, split, replace(asking, task=name, tell=tell)))
+    if given.out is not None:
+        _write(measured, asking, given.out)
+    elif asking.saliency:
+        typer.echo("dicomnode: the contact sheet needs --out, a folder to lie in", err=True)
     for one in measured:
-        if given.out is not None:
-            evaluate.write(one, given.out)
         if given.as_json:
             print_json(one.report)
         else:
             typer.echo(evaluate.as_markdown(one.report))
+    if len(measured) > 1 and not given.as_json:
+        typer.echo(as_table(side_by_side(measured, asking)))
+
+
+def _write(measured: Sequence[evaluate.Measured], asking: evaluate.Asking, out: Path) -> None:
+    """Write reports and plots; of several models each into a folder of its own, and side by side."""
+    several = len(measured) > 1
+    folders = [out / re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in names_of(measured)] if several else [out]
+    for one, folder in zip(measured, folders, strict=True):
+        evaluate.write(one, folder)
+    found = side_by_side(measured, asking) if several else None
+    if found is not None:
+        write_side_by_side(found, out)
+    try:
+        from dicomnode.training.evaluate import plot_models, plots  # noqa: PLC0415 - matplotlib need not be there
+    except ImportError:
+        typer.echo("dicomnode: no plots, for they need matplotlib: pip install 'dicomnode[train]'", err=True)
+        return
+    for one, folder in zip(measured, folders, strict=True):
+        plots.draw(one.report, folder)
+    if found is not None:
+        plot_models.draw_models(found, out)
 
 
 def _tell(bar: Progress, task: TaskID, done: int, total: int) -> None:
@@ -103,11 +132,13 @@ def _shipped(name: str) -> Path:
 @app.command("router")
 def router(  # noqa: PLR0917 - typer names them all
     manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = "test", merge: Merge = None, batch: Batch = 16,
-    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person", json: Json = False,
+    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person",
+    saliency: Saliency = 0, json: Json = False,
 ) -> None:
     """Precision, recall, F1, calibration and coverage of a router, with bootstrap intervals, per class and per source."""
     asking = evaluate.Asking(
         draws=draws, by_person=by == "person", merge=_merges(merge), provider=provider, threads=threads, batch=batch,
+        saliency=saliency,
     )
     _run("router", split, asking, _Given(manifest, model or [], out, json))
 
@@ -115,10 +146,12 @@ def router(  # noqa: PLR0917 - typer names them all
 @app.command("findings")
 def findings(  # noqa: PLR0917
     manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = "test", merge: Merge = None, batch: Batch = 16,
-    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person", json: Json = False,
+    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person",
+    saliency: Saliency = 0, json: Json = False,
 ) -> None:
     """AUROC, sensitivity, specificity and calibration of a findings model, with bootstrap intervals."""
     asking = evaluate.Asking(
         draws=draws, by_person=by == "person", merge=_merges(merge), provider=provider, threads=threads, batch=batch,
+        saliency=saliency,
     )
     _run("findings", split, asking, _Given(manifest, model or [], out, json))

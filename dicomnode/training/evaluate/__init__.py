@@ -18,15 +18,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 from dicomnode.cards import Card, ModelFolder, load_card
 from dicomnode.errors import BadSetting
 from dicomnode.stages.infer import Model, Provider
-from dicomnode.training.datasets import Example, Selection
+from dicomnode.training.datasets import Selection
 from dicomnode.training.evaluate.asking import Tell, ask
 from dicomnode.training.evaluate.groups import GROUPS, MERGES, groups_of, parse_merge
 from dicomnode.training.evaluate.judged import Judged, judge
 from dicomnode.training.evaluate.measure import measure
 from dicomnode.training.evaluate.report import as_markdown
+from dicomnode.training.evaluate.saliency import look_into, summary
+from dicomnode.training.evaluate.sheet import sheet
 
 __all__ = ["GROUPS", "MERGES", "Asking", "Measured", "as_markdown", "evaluate_model", "measure_model", "parse_merge", "write"]
 
@@ -44,6 +50,8 @@ class Asking:
     threads: int = 1
     #: What the model must be for.
     task: str | None = None
+    #: Pictures of each class whose evidence is looked for.
+    saliency: int = 0
     #: Pictures that are prepared and asked about at a time.
     batch: int = 16
     tell: Tell | None = None
@@ -57,8 +65,9 @@ class Measured:
     folder: Path
     #: What evaluation.json holds.
     report: dict[str, Any]
-    examples: Mapping[str, Sequence[Example]]
     judged: Mapping[str, Judged]
+    #: Contact sheets with the evidence, as OpenCV holds pictures.
+    sheets: Mapping[str, NDArray[np.uint8]]
 
 
 def measure_model(
@@ -81,8 +90,8 @@ def measure_model(
         "draws": asking.draws,
         "groups": {},
     }
-    examples: dict[str, Sequence[Example]] = {}
     found: dict[str, Judged] = {}
+    sheets: dict[str, NDArray[np.uint8]] = {}
     for name, part in groups_of(data, card, split, selections).items():
         asked = ask(opened, part, batch=asking.batch, threads=asking.threads, tell=asking.tell)
         judged, unknown = judge(card, asked)
@@ -92,15 +101,21 @@ def measure_model(
             "unreadable": asked.unreadable,
             "milliseconds_per_picture": asked.milliseconds,
         }
-        examples[name], found[name] = asked.examples, judged
-    return Measured(card, model, report, examples, found)
+        found[name] = judged
+        if asking.saliency:
+            seen = look_into(opened, judged, asking.saliency)
+            report["groups"][name]["saliency"] = summary(opened, seen)
+            sheets[name] = sheet(seen, asking.saliency)
+    return Measured(card, model, report, found, sheets)
 
 
 def write(measured: Measured, out: Path) -> None:
-    """Write evaluation.json and evaluation.md."""
+    """Write evaluation.json, evaluation.md and contact sheets."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(measured.report, indent=1) + "\n", encoding="utf-8")
     (out / "evaluation.md").write_text(as_markdown(measured.report), encoding="utf-8")
+    for number, (name, picture) in enumerate(measured.sheets.items()):
+        cv2.imwrite(str(out / (f"saliency_{name}.png" if number else "saliency.png")), picture)
 
 
 def evaluate_model(

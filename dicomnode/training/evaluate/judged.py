@@ -21,6 +21,7 @@ from dicomnode.errors import BadSetting
 from dicomnode.training import calibration, metrics
 from dicomnode.training.bootstrap import interval
 from dicomnode.training.coverage import Selective
+from dicomnode.training.datasets import Example
 from dicomnode.training.evaluate.asking import Asked
 from dicomnode.training.metrics import Confusion, Indices, Numbers
 
@@ -39,8 +40,17 @@ class Judged:
     probabilities: Numbers
     #: Without the card's temperature.
     plain: Numbers
-    sources: NDArray[np.str_]
-    persons: Sequence[str]
+    examples: Sequence[Example]
+
+    @property
+    def sources(self) -> NDArray[np.str_]:
+        """Where each picture comes from."""
+        return np.array([example.source or "not stated" for example in self.examples])
+
+    @property
+    def persons(self) -> list[str]:
+        """Whose each picture is, "" where nobody says."""
+        return [example.person for example in self.examples]
 
     @property
     def answer(self) -> Indices:
@@ -82,8 +92,7 @@ def judge(card: Card, asked: Asked) -> tuple[Judged, dict[str, dict[str, Any]]]:
         np.array([keys.index(example.label) for example in examples], dtype=np.int64),
         probabilities[known],
         plain[known],
-        np.array([example.source or "not stated" for example in examples]),
-        [example.person for example in examples],
+        examples,
     ), unknown
 
 

@@ -39,9 +39,9 @@ def measure(judged: Judged, card: Card, draws: int, *, by_person: bool, merge: M
         "confusion": confusions(judged.truth, judged.answer, len(judged.keys)),
         **sureness.statistics_of(judged, card),
     }
-    sources = sorted(set(judged.sources.tolist()))
-    whole = statistics["confusion"]
-    statistics |= {f"source {source}": partial(_inside, whole, judged.sources == source) for source in sources}
+    source_of, whole = judged.sources, statistics["confusion"]
+    sources = sorted(set(source_of.tolist()))
+    statistics |= {f"source {source}": partial(_inside, whole, source_of == source) for source in sources}
     drawn = bootstrap.draw(statistics)
     once, often = drawn["confusion"]
     return {

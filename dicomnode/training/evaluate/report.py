@@ -50,7 +50,8 @@ def _of_group(group: Mapping[str, Any]) -> list[str]:
         figures = ", ".join(f"{what} {shown(row[what])}" for what in ("auroc", "sensitivity", "specificity"))
         lines += [f"{key} (threshold {row['threshold']}): {figures}.", ""]
     lines += [*_confusion(group), *_unknown(group["unknown"]), *_sources(group), *_calibration(group["calibration"])]
-    return [*lines, *_coverage(group["coverage"]), *_time(group["milliseconds_per_picture"])]
+    lines += [*_coverage(group["coverage"]), *_evidence(group.get("saliency")), *_time(group["milliseconds_per_picture"])]
+    return lines
 
 
 def _classes(group: Mapping[str, Any]) -> list[str]:
@@ -115,6 +116,18 @@ def _left(row: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     everything = found["points"][0]["kept"]
     left = {key: count - row["kept"][key] for key, count in everything.items()}
     return ", ".join(f"{key} {count} of {everything[key]}" for key, count in left.items() if count) or "-"
+
+
+def _evidence(found: Mapping[str, Any] | None) -> list[str]:
+    """How much of what the answers rest on lies at the border."""
+    if found is None:
+        return []
+    rows = [
+        (row["source"], row["pictures"], *(percent(row[what]) for what in ("border", "even", "most", "padding")))
+        for row in found["per_source"]
+    ]
+    head = ("source", "pictures looked into", "evidence at the border", "if it were even", "most in one picture", "in padding")
+    return [f"Where the evidence lies ({found['method']}):", "", *table(head, rows)]
 
 
 def _time(found: Mapping[str, Mapping[str, float]]) -> list[str]:
