@@ -269,8 +269,7 @@ def load_card(path: Path) -> Card:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadCard(f"{path}: {error}") from error
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
-        raise BadCard(f"{path}: {faults}") from error
+        raise BadCard(f"{path}: {faults_of(error)}") from error
     folder = path.resolve().parent
     for key, said, is_called in (("name", card.name, folder.parent.name), ("version", card.version, folder.name)):
         if said != is_called:
@@ -283,6 +282,11 @@ def load_card(path: Path) -> Card:
         if (digest := digest_of_file(folder / file)) != said:
             raise DigestMismatch(f"{path}: {key}: {file} has the digest {digest}")
     return card
+
+
+def faults_of(error: ValidationError) -> str:
+    """What is wrong with a card, each fault with its key."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
 
 
 def digest_of_file(path: Path) -> str:

@@ -34,6 +34,7 @@ COMMANDS = MappingProxyType({
     "run": ("dicomnode.commands.files", "run"),
     "route": ("dicomnode.commands.files", "route"),
     "redact": ("dicomnode.commands.redact", "redact"),
+    "models": ("dicomnode.commands.repository", "app"),
     "train": ("dicomnode.commands.models", "train"),
     "evaluate": ("dicomnode.commands.evaluate", "app"),
     "demo": ("dicomnode.demo", "demo"),
