@@ -329,5 +329,5 @@ def _say(made: ModelFolder, *, as_json: bool) -> None:
     if private:
         lines.append(f"private codes, which other systems do not know: {', '.join(private)}; --concept names public ones")
     wanted = f'router = "{card.name}"' if card.task == "router" else f'models = ["{card.name}"] in a rule'
-    lines.append(f"to use it: {wanted} of routes.toml, then `systemctl reload dicomnode` (or SIGHUP)")
+    lines.append(f"to use it: {wanted} of routes.toml, then reload the node (SIGHUP)")
     typer.echo("\n".join(lines))

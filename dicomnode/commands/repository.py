@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Literal
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from dicomnode.cards import Card, ModelFolder
 from dicomnode.commands.add_model import add
-from dicomnode.commands.files import code_of, instance_of, sources
+from dicomnode.commands.files import each, instance_of, sources
 from dicomnode.commands.options import Json, MaybeConfig, print_json, routes_of
 from dicomnode.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, MissingModel, StageFailed
 from dicomnode.image import Image
@@ -245,23 +246,23 @@ def _ask(model: Model, files: Sequence[Path], *, as_json: bool) -> int:
     """Ask a model about files, a batch at a time; gives how many could not be read or answered."""
     broken = 0
     for first in range(0, len(files), BATCH):
-        taken: list[tuple[Path, NDArray[np.float32]]] = []
-        for file in files[first : first + BATCH]:
-            try:
-                taken.append((file, _picture(file)))
-            except Exception as error:  # noqa: BLE001 - one bad file must not end a folder, and its text may quote a patient
-                typer.echo(f"dicomnode: {file}: {code_of(error)}", err=True)
-                broken += 1
+        taken: dict[Path, NDArray[np.float32]] = {}
+        read = partial(_read, taken)
+        broken += len(list(each(list(files[first : first + BATCH]), read, label="reading", quiet=True)))
         started = time.perf_counter()
-        answers = model.answers([picture for _, picture in taken])
+        answers = model.answers(list(taken.values()))
         spent = (time.perf_counter() - started) * 1000 / max(1, len(taken))
-        for (file, _), answer in zip(taken, answers, strict=True):
+        for file, answer in zip(taken, answers, strict=True):
             rounded = {key: round(value, 4) for key, value in answer.probabilities.items()}
             if as_json:
                 print_json({"path": str(file), "name": model.card.name, "probabilities": rounded, "ms": round(spent, 2)})
             else:
                 typer.echo(f"  {file}: {', '.join(f'{key} {value:.3f}' for key, value in rounded.items())}  ({spent:.1f} ms)")
     return broken
+
+
+def _read(into: dict[Path, NDArray[np.float32]], file: Path) -> None:
+    into[file] = _picture(file)
 
 
 def _picture(file: Path) -> NDArray[np.float32]:
