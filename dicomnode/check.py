@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from dicomnode.errors import ConfigError, DicomNodeError
-from dicomnode.kitting import load_models, misfits
+from dicomnode.kitting import load_models, map_kinds, misfits
+from dicomnode.pipeline import MAP_KINDS
 from dicomnode.repository import models_dir, named, resolve, versions
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
@@ -115,6 +116,10 @@ def _models(settings: Settings) -> Answers:
         )
     for name, fault in misfits(settings.routes, models):
         yield Answer(f"model {name}", "fault", f"routes.toml: {fault}")
+    for rule in settings.routes.rule:
+        answered = {kind for name in rule.models if name in models for kind in map_kinds(models[name])}
+        for kind in (one for one in rule.outputs if one in MAP_KINDS and not answered & MAP_KINDS[one]):
+            yield Answer("routes", "warning", f"rule {rule.name!r}: none of its models says where, so no {kind} is ever made")
     root = models_dir(work)
     used = {(model.card.name, model.card.version) for model in models.values()}
     for name, version in ((name, version) for name, numbers in versions(root).items() for version in numbers):

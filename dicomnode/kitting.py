@@ -61,6 +61,11 @@ def build_router(routes: Routes, models: dict[str, Model], key: bytes = b"") -> 
     )
 
 
+def map_kinds(model: Model) -> frozenset[str]:
+    """Kinds of maps that a model answers."""
+    return frozenset(spec.kind for spec in model.card.maps)
+
+
 def never_asked(rule: Rule, parts: Collection[str]) -> bool:
     """Say whether a model for these body parts can be asked about no picture that the rule takes."""
     return bool(rule.body_part) and {*rule.body_part}.isdisjoint({*parts, UNCERTAIN})
@@ -136,7 +141,8 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
     redact = Redact(mode=work.redaction, lang=work.ocr_language, frame_s=frame_s, budget_s=work.redact_max_s)
 
     def find(image: Image, route: Route) -> tuple[Findings, ...]:
-        return tuple(infer(look(image), name) for name in route.models) if image.has_pixels else ()
+        frame = image.rows, image.columns
+        return tuple(infer(look(image), name, frame) for name in route.models) if image.has_pixels else ()
 
     return Kit(
         route=build_router(settings.routes, models, key),
@@ -159,4 +165,5 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
             work.ocr_language,
         ),
         model_digests=cards,
+        maps={name: map_kinds(model) for name, model in models.items()},
     )

@@ -30,7 +30,9 @@ from dicomnode.records import Findings, Held, Identity, Instance, Output, Output
 from dicomnode.settings import Peer
 
 #: Kinds that show pixels: held when redaction cannot vouch for them.
-PIXEL_KINDS: frozenset[OutputKind] = frozenset({"sc", "deidentified"})
+PIXEL_KINDS: frozenset[OutputKind] = frozenset({"sc", "sc-map", "deidentified"})
+#: Kinds that show what a model answers beyond probabilities, and which maps they are made of.
+MAP_KINDS: Mapping[OutputKind, frozenset[str]] = {"sc-map": frozenset({"heat", "mask"}), "seg": frozenset({"mask"})}
 #: Kinds that leave with the identity removed, whoever gets them.
 NAMELESS_KINDS: frozenset[OutputKind] = frozenset({"deidentified"})
 
@@ -54,6 +56,8 @@ class Kit:
     digest: str
     #: SHA-256 of the card of each model, by ``name@version``.
     model_digests: Mapping[str, str]
+    #: Kinds of maps that a model answers, by the name under which routes have it; none for a model that is not here.
+    maps: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,9 @@ def process(
     # An object that is an image by its class, and has none, was cut off: a person must know.
     cut = not image.has_pixels and is_image(instance.sop_class_uid)
     wanted = _groups(route, kit.peers, order, has_pixels=image.has_pixels or cut)
+    # What no model answers is not missing: there is nothing to make of it.
+    answered = {kind for name in route.models for kind in kit.maps.get(name, ())}
+    wanted = [group for group in wanted if group[0] not in MAP_KINDS or answered & MAP_KINDS[group[0]]]
     reported = any(kind != "original" for kind, *_ in wanted)
     withheld = "" if order.settled else route.hold
     findings, trouble = _infer(image, route, kit, watch) if reported and not withheld else ((), "")
@@ -143,7 +150,7 @@ def process(
     coded, digest = _pixels(image, kit, order, watch, wanted, held)
     outputs: list[Output] = []
     for kind, identity, sr_class, names in wanted:
-        if kind in PIXEL_KINDS and coded is None:
+        if coded is None and _needs_pixels(kind, identity):
             continue
         material = Material(
             instance=instance,
@@ -198,7 +205,7 @@ def _pixels(
             digest = image.pixel_digest() if order.pixel_digest is None else order.pixel_digest
     except Permanent:
         digest = ""  # redaction meets the same pixels and holds them
-    if not any(kind in PIXEL_KINDS for kind, *_ in wanted):
+    if not any(_needs_pixels(kind, identity) for kind, identity, *_ in wanted):
         return None, digest
     try:
         with watch.stage("redact"):
@@ -208,8 +215,13 @@ def _pixels(
         with watch.stage("encode"):
             return kit.encode(redacted), digest
     except Permanent as error:
-        held += [Held(kind, names, error.code) for kind, _, _, names in wanted if kind in PIXEL_KINDS]
+        held += [Held(kind, names, error.code) for kind, identity, _, names in wanted if _needs_pixels(kind, identity)]
         return None, digest
+
+
+def _needs_pixels(kind: OutputKind, identity: Identity) -> bool:
+    """Say whether an output needs redaction: a shape for outside may trace letters, so it is cut where they are blanked."""
+    return kind in PIXEL_KINDS or (kind == "seg" and identity == "removed")
 
 
 #: kind, identity, SR class, names of destinations: one object is made for each.

@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 BODY_PARTS = ("abdomen", "adult_chest", "pediatric_chest", "spine", "other")
 #: What stands in place of a body part that neither picture nor header decides.
@@ -34,7 +38,7 @@ Agreement = Literal["", "agrees", "disagrees", "absent", "not_comparable"]
 Handling = Literal["default", "hold", "all", "tag"]
 TagTrust = Literal["picture", "tag", "both", "hold"]
 
-OutputKind = Literal["sr", "sc", "deidentified", "original"]
+OutputKind = Literal["sr", "sc", "sc-map", "seg", "deidentified", "original"]
 Identity = Literal["kept", "removed"]
 Trust = Literal["inside", "outside"]
 #: When the outputs of a rule go before all others.
@@ -116,6 +120,23 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Map:
+    """Where a model sees one of its labels: an array of the network's size over a rectangle of the frame."""
+
+    #: heat: evidence, any number, 0 and below is none; mask: the probability that a pixel belongs, 0..1.
+    kind: Literal["heat", "mask"]
+    label: str
+    code: Code
+    #: The card calls this label abnormal.
+    of_abnormal: bool
+    #: (rows, cols) float32.
+    values: NDArray[np.float32]
+    place: Placement
+    #: mask: a pixel belongs from here on.
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """What one model says of one instance; ``items`` in falling probability."""
 
@@ -124,6 +145,8 @@ class Findings:
     version: str
     #: SHA-256 of the ONNX file.
     digest: str
+    #: Only in the process that asked; no row and no log has them.
+    maps: tuple[Map, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def reference(self) -> str:

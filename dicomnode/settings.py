@@ -222,7 +222,7 @@ class Rule(_Model):
     models: tuple[ModelName, ...] = Field(
         (), description="Findings models, NAME or NAME@VERSION; each is asked about the body parts that its card names.",
     )
-    outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, deidentified, original.")
+    outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, sc-map, seg, deidentified, original.")
     destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
     urgent: Urgency = Field(
         "never", description="Whose outputs go first: `abnormal` where the model calls a finding abnormal, or `always`.",

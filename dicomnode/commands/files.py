@@ -31,7 +31,7 @@ from dicomnode.spool import Spool, new_id
 
 #: The one destination of `run`: outside, so that nothing identifying is written.
 _FOLDER = "folder"
-_RUN_OUTPUTS: tuple[OutputKind, ...] = ("sr", "sc", "deidentified")
+_RUN_OUTPUTS: tuple[OutputKind, ...] = ("sr", "sc", "sc-map", "seg", "deidentified")
 
 
 def sources(path: Path) -> list[Path]:

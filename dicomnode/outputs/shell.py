@@ -68,7 +68,7 @@ _EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber",
 )
-_SERIES_NUMBERS: dict[str, int] = {"sr": 9001, "sc": 9002}
+_SERIES_NUMBERS: dict[str, int] = {"sr": 9001, "sc": 9002, "sc-map": 9003, "seg": 9004}
 
 
 @contextmanager
@@ -133,8 +133,16 @@ def date_and_time(material: Material) -> tuple[str, str]:
     return f"{moment:%Y%m%d}", f"{moment:%H%M%S}"
 
 
-def finish(material: Material, kind: OutputKind, ds: Dataset) -> Output:
-    """Write the data set into bytes, once, and give the `Output` that repeats them."""
+def finish(
+    material: Material, kind: OutputKind, ds: Dataset, behind: Callable[[], Iterator[bytes]] = lambda: iter(()),
+) -> Output:
+    """Write the data set into bytes, once, and give the `Output` that repeats them.
+
+    Parameters
+    ----------
+    behind
+        Gives what is written behind the data set, piece by piece: Pixel Data that are made while they are written.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ds.SOPClassUID
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
@@ -155,13 +163,14 @@ def finish(material: Material, kind: OutputKind, ds: Dataset) -> Output:
         transfer_syntax_uid=str(ExplicitVRLittleEndian),
         identity=material.identity,
         destinations=material.destinations,
-        write=_writer(stream.getvalue()),
+        write=_writer(stream.getvalue(), behind),
     )
 
 
-def _writer(data: bytes) -> Callable[[BinaryIO], None]:
+def _writer(data: bytes, behind: Callable[[], Iterator[bytes]]) -> Callable[[BinaryIO], None]:
     def write(stream: BinaryIO) -> None:
         stream.write(data)
+        stream.writelines(behind())
 
     return write
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from dicomnode.header import MANUFACTURER
 from dicomnode.records import UNCERTAIN, Finding, Findings, Route
 
 DISCLAIMER = "Not for diagnostic use"
@@ -54,6 +55,11 @@ def models(findings: Sequence[Findings]) -> list[str]:
 def model(findings: Findings) -> str:
     """Say which model looked."""
     return f"Model: {plain(findings.model, 48)} {plain(findings.version, 16)}"
+
+
+def maker(version: str) -> str:
+    """Say that this is no diagnosis, and what made it."""
+    return f"{DISCLAIMER} - {MANUFACTURER} {plain(version, 16)}"
 
 
 def reported(findings: Findings) -> tuple[Finding, ...]:

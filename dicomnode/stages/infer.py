@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dicomnode.cards import MapSpec, ModelFolder, OutputSpec, find_models
 from dicomnode.errors import BadCard, MissingModel, StageFailed
-from dicomnode.records import Finding, Findings, Placement
+from dicomnode.records import Finding, Findings, Map, Placement
 from dicomnode.stages.preprocess import Array, Placed, chain, to_unit
 from dicomnode.stages.session import Port, Provider, Session
 
@@ -263,17 +263,17 @@ class Infer:
         """Take the models of this process by name."""
         self._models = dict(models)
 
-    def __call__(self, image_unit: Array, model_name: str) -> Findings:
+    def __call__(self, image_unit: Array, model_name: str, frame: tuple[int, int] | None = None) -> Findings:
         """Ask one model about one picture.
 
         Parameters
         ----------
-        image_unit
-            As in `Model.probabilities`.
+        image_unit, frame
+            As in `Model.answers`.
 
         Returns
         -------
-        Every label of the card with its probability, highest first.
+        Every label of the card with its probability, highest first, and the maps that the model gives.
 
         Raises
         ------
@@ -287,7 +287,8 @@ class Infer:
                 f"model {model_name!r} is not there; there are: {', '.join(sorted(self._models)) or 'none'}"
             )
         model = self._models[model_name]
-        probabilities, card = model.probabilities(image_unit), model.card
+        answer, card = model.answer(image_unit, frame), model.card
+        probabilities, labels = answer.probabilities, {label.key: label for label in card.labels}
         items = tuple(
             Finding(
                 label=label.key,
@@ -297,4 +298,10 @@ class Infer:
             )
             for label in sorted(card.labels, key=lambda label: -probabilities[label.key])
         )
-        return Findings(items, card.name, card.version, card.sha256)
+        maps = tuple(
+            Map(
+                one.spec.kind, key, labels[key].concept.code(), labels[key].abnormal, values, answer.place, one.spec.threshold,
+            )
+            for one in answer.maps for key, values in zip(one.spec.labels, one.values, strict=True)
+        )
+        return Findings(items, card.name, card.version, card.sha256, maps)

@@ -12,7 +12,8 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import UID
 
-from dicomnode.outputs import sc, shell, sr
+from dicomnode.outputs import sc, sc_map, seg, shell, sr
+from dicomnode.outputs.table import OUTPUTS
 from dicomnode.records import Identity
 from tests.integration.conformance_tools import (
     DCIODVFY,
@@ -27,7 +28,18 @@ from tests.integration.conformance_tools import (
     orthanc,
     sr_verdicts,
 )
-from tests.unit.materials import CHARSETS, SPINE, UNSURE, clean, marked_dx, material, pydicom_file, written
+from tests.unit.materials import (
+    CHARSETS,
+    FINDINGS,
+    SPINE,
+    UNSURE,
+    clean,
+    mapped,
+    marked_dx,
+    material,
+    pydicom_file,
+    written,
+)
 
 #: Files of pydicom: plain, compressed, colour, several frames, big endian, implicit, without a study, without pixels.
 FILES = (
@@ -89,13 +101,15 @@ def _make(folder, name, identity):
     ]
     stuff += [("unsure", sr.build, {"route": UNSURE, "findings": (), "settings_digest": "01" * 32})]
     stuff += [("header", sr.build, {"route": SPINE, "sr_class": "enhanced", "settings_digest": "02" * 32})]
-    stuff += [("sc", sc.build, {})]
+    stuff += [("sc", sc.build, {}), ("sc-map", sc_map.build, {}), ("seg", seg.build, {})]
     for kind, build, changes in stuff:
         changed = material(source, identity, **changes)
-        if kind == "sc":
-            if not changed.image.has_pixels:
+        if kind in OUTPUTS:
+            image = changed.image
+            if not image.has_pixels:
                 continue
-            changed = dataclasses.replace(changed, coded=clean(changed.image))
+            found = FINDINGS if kind == "sc" else mapped(image.rows, image.columns)
+            changed = dataclasses.replace(changed, coded=clean(image), findings=found)
         path = folder / f"{name}.{identity}.{kind}.dcm"
         path.write_bytes(written(build(changed)))
         yield Made(name, identity, kind, path, changed.instance.study_instance_uid)
@@ -130,7 +144,7 @@ def test_dciodvfy_can_fail(folder, made):
 def test_dsrdump(made, name, identity):
     """DCMTK reads every report without a complaint and shows what it says."""
     for result in made(name, identity):
-        if result.kind == "sc":
+        if result.kind in OUTPUTS:
             continue
         dump = dsrdump(result.path)
         # DCMTK 3.6.7 cannot check values in these sets and says so; it reads them all the same.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -25,12 +25,13 @@ from pydicom.uid import (
 from dicomnode.header import Sender, data_set_start, file_meta, header
 from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import Material, NodeFacts
-from dicomnode.records import Code, Finding, Findings, Identity, Output, Route
+from dicomnode.records import Code, Finding, Findings, Identity, Map, Output, Placement, Region, Route
 
 NODE = NodeFacts(node_id="node-under-test", ae_title="DICOMNODE", key=b"k" * 32, version="0.1.0")
 PNEUMONIA = Finding("pneumonia", Code("233604007", "SCT", "Pneumonia"), 0.968, abnormal=True)
 NORMAL = Finding("normal", Code("17621005", "SCT", "Normal"), 0.032)
 FINDINGS = (Findings((PNEUMONIA, NORMAL), "chest-findings", "1.0", "ab" * 32),)
+LESION = Finding("lesion", Code("52988006", "SCT", "Lesion"), 0.93, abnormal=True)
 CHEST = Route(
     "pediatric_chest", 0.973, {"pediatric_chest": 0.973, "other": 0.027}, "model", "chest", ("chest-findings",), ("sr", "sc"),
     ("pacs",),
@@ -117,6 +118,24 @@ def spooled(source: bytes) -> bytes:
     return file_meta(str(ds.SOPClassUID), str(ds.SOPInstanceUID), syntax, sender) + source[start:]
 
 
+def a_map(
+    values: NDArray[np.float32] | list[list[float]], place: Placement, *, kind: Literal["heat", "mask"] = "mask",
+    of: Finding = LESION, threshold: float = 0.5,
+) -> Map:
+    """A map of a label over a rectangle of the frame."""
+    cells = np.asarray(values, dtype=np.float32)
+    return Map(kind, of.label, of.code, of.abnormal, cells, place, threshold if kind == "mask" else None)
+
+
+def mapped(rows: int, cols: int) -> tuple[Findings, ...]:
+    """Findings of a model with heat for pneumonia, and of one with masks of a lesion and of what is normal, over the frame."""
+    whole = Placement(0, 0, rows, cols)
+    heat = a_map([[0, 1], [-1, 4]], whole, kind="heat", of=PNEUMONIA)
+    masks = (a_map([[1, 0], [0, 0]], whole), a_map([[0, 0.7], [0.6, 0.7]], whole, of=NORMAL))
+    second = Findings((LESION, NORMAL), "lesions", "2.0", "ef" * 32, masks)
+    return dataclasses.replace(FINDINGS[0], maps=(heat,)), second
+
+
 def material(  # the fields of `Material` that tests change
     source: bytes,
     identity: Identity = "kept",
@@ -142,10 +161,13 @@ def material(  # the fields of `Material` that tests change
 
 def shown(
     picture: NDArray[np.uint8] | Callable[[int], NDArray[np.uint8]], *, strict: bool = True, released: bool = False,
+    regions: tuple[Region, ...] = (),
 ) -> Any:
     """What a capture asks of `Coded`, with a picture of our own for every frame."""
     of_frame = picture if callable(picture) else lambda _frame: picture
-    return SimpleNamespace(redacted=SimpleNamespace(picture=of_frame, strict=strict, released=released))
+    return SimpleNamespace(redacted=SimpleNamespace(
+        picture=of_frame, strict=strict, released=released, regions_of=lambda _frame: regions,
+    ))
 
 
 def clean(image: Image) -> Coded:

@@ -25,7 +25,7 @@ from dicomnode.settings import Routes, Rule, Settings, load
 def fake_model(task: str = "findings") -> object:
     """Give something that has a card like a model."""
     card = SimpleNamespace(
-        name="a", version="1.0.0", task=task, body_parts=("pediatric_chest",), intended_use="Not for diagnostic use.",
+        name="a", version="1.0.0", task=task, body_parts=("pediatric_chest",), maps=(), intended_use="Not for diagnostic use.",
         licence=SimpleNamespace(identifier="CC-BY-NC-SA-4.0"),
         labels=[SimpleNamespace(key=part) for part in (*BODY_PARTS, "hand")],
     )
@@ -130,6 +130,15 @@ def test_urgency_that_can_never_come_is_told(outputs: tuple[OutputKind, ...], mo
     settings = SimpleNamespace(routes=Routes(rule=(rule,)))
     told = [answer.detail for answer in looks._routes(settings) if answer.outcome == "warning"]  # type: ignore[arg-type]
     assert [words in detail and "'chests'" in detail for detail in told] == [True] * bool(words)
+
+
+def test_maps_that_no_model_gives_are_told(config: Path) -> None:
+    """A rule that asks for what its models cannot say names itself and the kind."""
+    routes = config / "routes.toml"
+    routes.write_text(set_value(routes.read_text(), "outputs", ["sr", "seg"]))
+    told = [answer.detail for answer in looks.check(load(config)) if answer.outcome == "warning" and "seg" in answer.detail]
+    assert len(told) == 2
+    assert "'pediatric-chest'" in told[0]
 
 
 def test_a_model_that_is_never_asked_is_a_fault(config: Path) -> None:

@@ -10,7 +10,7 @@ from pydicom import config
 from pydicom.dataset import Dataset
 
 from dicomnode.errors import RedactionUncertain, StageFailed, Undecodable
-from dicomnode.outputs import caption, sc
+from dicomnode.outputs import caption, capture, sc
 from tests.unit.materials import (
     CHARSETS,
     UNSURE,
@@ -65,8 +65,8 @@ def test_pixels_come_out_square():
     assert caption.scale(grey(100, 100), aspect=0.5).shape == (256, 512)
     spaced = Dataset()
     spaced.PixelSpacing = [2, 1]
-    assert sc._aspect(spaced) == 2
-    assert sc._aspect(Dataset()) == 1
+    assert capture.aspect(spaced) == 2
+    assert capture.aspect(Dataset()) == 1
 
 
 def test_caption_tells_the_result():
