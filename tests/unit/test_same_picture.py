@@ -30,7 +30,7 @@ from dicomnode.stages.infer import Model
 from dicomnode.stages.look import look
 from dicomnode.training.datasets import ROUTER, read_examples, read_picture
 from dicomnode.training.export import draw_phantom
-from dicomnode.training.robustness import CHANGES, measure
+from dicomnode.training.robustness import CHANGES, as_markdown, measure
 from tests.unit import pictures
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -271,3 +271,18 @@ def test_however_it_is_shown(router: Model, shared_data: Path) -> None:
     assert rows[0].right >= 0.9
     below = {row.change: (row.same, FLOORS[row.change]) for row in rows[1:] if row.same < FLOORS[row.change]}
     assert below == {}
+
+
+def test_the_table_of_changes(router: Model) -> None:
+    """Each change makes another picture of it, and the table has a row for each, rates counted by hand."""
+    picture = cv2.resize(draw_phantom(), (300, 260))
+    others = [np.asarray(change(picture)) for change in CHANGES.values()]
+    assert [name for name, other in zip(CHANGES, others, strict=True) if np.array_equal(other, picture)] == []
+    assert {other.dtype for other in others} == {np.dtype(np.uint8)}
+    labels = [label.key for label in router.card.labels]
+    rows = measure(router, [picture, picture], [labels[0], labels[1]])
+    assert [row.change for row in rows] == ["unchanged", *CHANGES]
+    assert (rows[0].same, rows[0].pictures) == (1, 2)
+    assert {row.same for row in rows} <= {0, 1}
+    assert {row.right for row in rows} <= {0, 0.5}
+    assert as_markdown(rows).count("\n") == len(rows) + 2
