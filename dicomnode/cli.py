@@ -35,7 +35,7 @@ COMMANDS = MappingProxyType({
     "route": ("dicomnode.commands.files", "route"),
     "redact": ("dicomnode.commands.redact", "redact"),
     "models": ("dicomnode.commands.repository", "app"),
-    "train": ("dicomnode.commands.models", "train"),
+    "train": ("dicomnode.commands.train", "train"),
     "evaluate": ("dicomnode.commands.evaluate", "app"),
     "demo": ("dicomnode.demo", "demo"),
     "drill": ("dicomnode.drill", "drill"),

@@ -29,7 +29,7 @@ PLACES = {
     "pynetdicom": ("upper*", "scp*", "scu*"),
     "onnxruntime": ("stages.session",),
     "highdicom": ("outputs*",),
-    "torch": ("training*", "commands.models"), "monai": ("training*",), "onnx": ("training*",),
+    "torch": ("training*", "commands.train"), "monai": ("training*",), "onnx": ("training*",),
     "sqlite3": ("queue*",),
     "structlog": ("log",),
     "apscheduler": ("keeper*",),

@@ -1,35 +1,41 @@
-"""Read which pictures there are to learn from, and hold them decoded in memory.
+"""Read which pictures there are to learn from, and their pixels.
 
-**Way** A manifest (CSV with the columns path, class, split and, where known, source_repo, source_path and licence; paths
-relative to the manifest) or a folder `<split>/<label>/<picture>` becomes a tuple of `Example`. The splits are sacred:
-learn on train, choose on val, look at test once for the report. Pixels pass through `to_unit`, the function that the
-running node uses.
+**Way** A manifest (CSV with the columns path and class and, where known, split, patient, source_repo, source_path, licence
+and note; paths relative to the manifest) or a folder, `<split>/<label>/` or `<label>/` with pictures at any depth, becomes a
+tuple of `Example`. Where no splits are stated, `splits` draws them. The splits are sacred: learn on train, choose on val,
+look at test once for the report. Pixels pass through the functions that the running node uses.
 
-**Fails** `BadSetting` for a manifest or folder that cannot be used, naming the line or the picture.
+**Fails** `BadSetting` for a manifest, folder or picture that cannot be used. It names the line, or the number of the picture
+in its folder, for names of a site's files may hold names of people.
 
-**Limits** PNG and JPEG (8 or 16 bit); a folder says nothing of sources, persons or licences.
+**Limits** PNG and JPEG (8 or 16 bit) and DICOM, of which the middle frame is taken. A folder says nothing of sources and
+licences; whose pictures they are is known where a column or note says it, or the files are DICOM.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from dicomnode.errors import BadSetting
+from dicomnode.errors import BadSetting, DicomNodeError
+from dicomnode.image import Image
+from dicomnode.stages.look import look
 from dicomnode.stages.preprocess import Array, to_unit
+from dicomnode.training.splits import draw_split
 
 SPLITS = ("train", "val", "test")
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
-_COLUMNS = frozenset({"path", "class", "split"})
+_COLUMNS = frozenset({"path", "class"})
 _PERSON = re.compile(r"\bpatient=([^\s;]+)")
+_MEND = "whoever made the manifest or folder mends or removes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +50,12 @@ class Example:
     source: str = ""
     #: Terms of the picture as the manifest states them.
     licence: str = ""
-    #: Whose picture it is, a pseudonym, as far as known (``patient=...`` in the column note): intervals are by person.
+    #: Whose picture it is, a pseudonym, as far as known: splits and intervals are by person.
     person: str = ""
+    #: What an error may call it: a line of the manifest, a number in a folder.
+    where: str = "a picture"
+    #: Whether the split was drawn because none was stated.
+    drawn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,8 @@ class Selection:
     #: Label to regular expression on the column source_path, where the label is not the column class;
     #: a row that none matches is left out.
     label_patterns: Mapping[str, str] | None = None
+    #: Class to label, where they are called otherwise; a row of another class is left out.
+    classes: Mapping[str, str] | None = None
 
 
 #: Our own manifest: open and CC BY-NC-SA pictures for the router; what may only be looked at lies under nc/. The hands of
@@ -68,8 +80,26 @@ ROUTER = Selection(("radiographs/", "nc_sa/radiographs/"), without=("radiographs
 OPEN = Selection(("radiographs/",))
 OUTSIDE = Selection(("nc/radiographs/",))
 PNEUMONIA = Selection(("radiographs/pediatric_chest/",), label_patterns={"normal": r"/NORMAL/", "pneumonia": r"/PNEUMONIA/"})
+BREAST = Selection(("ultrasound_breast/",), classes={"us_benign": "benign", "us_malignant": "malignant"})
 #: A site's own manifest: every row.
 EVERYTHING = Selection()
+
+
+def word(text: str) -> str | None:
+    """A class of a site as the word that cards, routes and logs use: ``Left Knee`` is left_knee; None where nothing is left."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    made = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:32]
+    return made if re.match(r"[a-z]", made) else None
+
+
+def _label(row: Mapping[str, str], selection: Selection) -> str | None:
+    """The label of a row; empty where the selection leaves it out, None where it cannot be a word."""
+    if selection.label_patterns is not None:
+        patterns, source_path = selection.label_patterns.items(), row.get("source_path") or ""
+        return next((name for name, pattern in patterns if re.search(pattern, source_path)), "")
+    if selection.classes is not None:
+        return selection.classes.get(row["class"], "")
+    return word(row["class"] or "")
 
 
 def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Example, ...]:
@@ -78,43 +108,78 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
     Raises
     ------
     BadSetting
-        No such file, a column is missing, or a selected row has an unknown split.
+        No such file, a column is missing, or a selected row has an unknown split or no class.
     """
     try:
-        with manifest.open(newline="", encoding="utf-8") as stream:
+        with manifest.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadSetting(f"{manifest}: cannot be read: {error}") from error
     if not rows or not rows[0].keys() >= _COLUMNS:
-        raise BadSetting(
-            f"{manifest}: needs a header with the columns {', '.join(sorted(_COLUMNS))} and at least one row"
-        )
+        raise BadSetting(f"{manifest}: needs a header with the columns path and class (and split) and at least one row")
     found = []
     for line, row in enumerate(rows, start=2):
-        if not row["path"].startswith(selection.prefixes) or row["path"].startswith(selection.without):
+        path = row["path"] or ""
+        if not path.startswith(selection.prefixes) or path.startswith(selection.without):
             continue
-        if row["split"] not in SPLITS:
-            raise BadSetting(f"{manifest}:{line}: split {row['split']!r} is not one of {', '.join(SPLITS)}")
-        label = row["class"]
-        if selection.label_patterns is not None:
-            source_path, patterns = row.get("source_path") or "", selection.label_patterns.items()
-            label = next((name for name, pattern in patterns if re.search(pattern, source_path)), "")
+        label, where = _label(row, selection), f"{manifest}:{line}"
+        if label is None or not path:
+            raise BadSetting(f"{where}: needs a path, and a class that begins with a letter; {_MEND}")
+        if "split" in row and row["split"] not in SPLITS:
+            raise BadSetting(f"{where}: split {row['split']!r} is not one of {', '.join(SPLITS)}; {_MEND}")
         if label:
-            source, licence = row.get("source_repo") or "", row.get("licence") or ""
-            person = _PERSON.search(row.get("note") or "")
-            named = f"{source}:{person[1]}" if person else ""
-            found.append(Example(manifest.parent / row["path"], label, row["split"], source, licence, named))
+            source, licence, file = row.get("source_repo") or "", row.get("licence") or "", manifest.parent / path
+            noted = _PERSON.search(row.get("note") or "")
+            person = row.get("patient") or (noted[1] if noted else "")
+            named = f"{source}:{person}" if person else _dicom_person(file)
+            split = row.get("split") or draw_split(named or path)
+            found.append(Example(file, label, split, source, licence, named, where, "split" not in row))
     return tuple(found)
 
 
 def read_folder(root: Path) -> tuple[Example, ...]:
-    """Read the pictures of ``<root>/<split>/<label>/``."""
-    return tuple(
-        Example(path, path.parent.name, split)
-        for split in SPLITS
-        for path in sorted((root / split).glob("*/*"))
-        if path.suffix.lower() in _PICTURES
-    )
+    """Read the pictures of ``<root>/<split>/<label>/`` or, where no folder is called after a split, ``<root>/<label>/``."""
+    stated = [root / split for split in SPLITS if (root / split).is_dir()]
+    found = []
+    for top in stated or [root]:
+        for folder in sorted(entry for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+            label = word(folder.name)
+            for number, path in enumerate(_pictures(folder), start=1):
+                if label is None:
+                    raise BadSetting(f"{folder}: is the name of a label, so it has to begin with a letter; {_MEND}")
+                person = _dicom_person(path)
+                split = top.name if stated else draw_split(person or path.relative_to(root).as_posix())
+                where = f"{folder}, picture {number} in the order of names"
+                found.append(Example(path, label, split, person=person, where=where, drawn=not stated))
+    return tuple(found)
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and (path.suffix.lower() in _PICTURES or _is_dicom(path)):
+            yield path
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether it is a Part 10 file (PS3.10 7.1)."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _dicom_person(path: Path) -> str:
+    """A pseudonym of the Patient ID of a DICOM file; empty for any other picture, and where there is none."""
+    if path.suffix.lower() in _PICTURES or not _is_dicom(path):
+        return ""
+    try:
+        with path.open("rb") as stream:
+            ds = Image.open(stream).dataset
+    except (DicomNodeError, OSError):
+        return ""  # says so when its pixels are wanted
+    person = str(ds.get("PatientID") or "")
+    return hashlib.sha256(f"{ds.get('IssuerOfPatientID')}:{person}".encode()).hexdigest()[:16] if person else ""
 
 
 def read_examples(data: Path, selection: Selection) -> tuple[Example, ...]:
@@ -130,47 +195,33 @@ def read_examples(data: Path, selection: Selection) -> tuple[Example, ...]:
     found = read_folder(data) if data.is_dir() else read_manifest(data, selection) or read_manifest(data)
     if not found:
         raise BadSetting(
-            f"{data}: no pictures; a folder holds <split>/<label>/<picture> with a split of {', '.join(SPLITS)}"
+            f"{data}: no pictures; a folder holds <label>/<picture>, or <split>/<label>/<picture> with a split of"
+            f" {', '.join(SPLITS)}"
         )
     return found
 
 
-def read_picture(path: Path) -> Array:
-    """Decode one PNG or JPEG to a (rows, cols) float32 picture in 0..1; raises `BadSetting` when that fails."""
-    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+def read_picture(path: Path, where: str = "a picture") -> Array:
+    """Decode one PNG, JPEG or DICOM file to a (rows, cols) float32 picture in 0..1.
+
+    Raises
+    ------
+    BadSetting
+        That fails; the message says `where`.
+    """
+    if path.suffix.lower() not in _PICTURES and _is_dicom(path):
+        try:
+            with path.open("rb") as stream:
+                return look(Image.open(stream))
+        except DicomNodeError as error:
+            raise BadSetting(f"{where}: the pixels cannot be read ({error.code}); {_MEND}") from None
+    try:
+        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise BadSetting(f"{where}: the picture cannot be opened ({error.strerror}); {_MEND}") from None
+    stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if stored is None:
-        raise BadSetting(f"{path}: cannot be decoded")
+        raise BadSetting(f"{where}: cannot be decoded as PNG or JPEG and is no DICOM file; {_MEND}")
     if stored.ndim == 3:  # OpenCV gives BGR or BGRA
         stored = np.ascontiguousarray(stored[:, :, 2::-1])
     return to_unit(stored, "RGB" if stored.ndim == 3 else "MONOCHROME2")
-
-
-def load_small(examples: Iterable[Example], longest: int) -> list[NDArray[np.uint8]]:
-    """Hold pictures for training: 8-bit, longest side at most `longest` pixels; 4,000 at 256 take 200 MB."""
-    held = []
-    for example in examples:
-        picture = read_picture(example.path)
-        scale = longest / max(picture.shape)
-        if scale < 1:
-            size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-            picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.float32)
-        held.append(np.round(picture * 255).astype(np.uint8))
-    return held
-
-
-def sampling_weights(examples: Sequence[Example], class_power: float, source_power: float) -> NDArray[np.float64]:
-    """Probability of drawing each example: classes by their size to `class_power`, sources inside a class by theirs
-    to `source_power`.
-
-    0 makes all equal, 1 keeps the sizes as they are.
-    """
-    classes = Counter(example.label for example in examples)
-    groups = Counter((example.label, example.source) for example in examples)
-    inside = {label: sum(n**source_power for (other, _), n in groups.items() if other == label) for label in classes}
-    weights = np.array(
-        [
-            classes[e.label] ** class_power * groups[e.label, e.source] ** (source_power - 1) / inside[e.label]
-            for e in examples
-        ]
-    )
-    return np.asarray(weights / weights.sum(), dtype=np.float64)

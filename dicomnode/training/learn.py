@@ -4,8 +4,10 @@
 node would; `loop.fit` teaches; the temperature that makes probabilities honest is fitted on val. The test split never
 passes here.
 
-**Fails** `BadSetting` when a split is empty or a label of train or val is not in the list.
+**Fails** `BadSetting` when a split is empty, a label has no train picture, or one of train or val is not in the list.
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from dicomnode.errors import BadSetting
-from dicomnode.stages.preprocess import chain
+from dicomnode.stages.preprocess import Step, chain
 from dicomnode.training import metrics
-from dicomnode.training.augment import Recipe
-from dicomnode.training.datasets import SPLITS, Example, load_small, read_picture, sampling_weights
+from dicomnode.training.datasets import Example
+from dicomnode.training.feed import TrainSet, ValSet, load_small, sampling_weights, tensors_of
 from dicomnode.training.graph import round_weights
-from dicomnode.training.loop import Plan, TrainSet, ValSet, fit, predict
+from dicomnode.training.loop import fit, predict
 from dicomnode.training.networks import Classifier, build
+from dicomnode.training.presets import Plan
 from dicomnode.training.start import Start
 
 Steps: TypeAlias = Sequence[tuple[str, Mapping[str, Any]]]
@@ -33,16 +36,41 @@ _HELD_SHARE = 4 / 3
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """Where to learn: "auto" is the GPU when there is one, "cpu" or a torch device; cores to use."""
+
+    device: str = "auto"
+    threads: int = 1
+
+    def torch_device(self) -> torch.device:
+        """The device; raises `BadSetting` for one that is not here."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise BadSetting(f"--device {self.device}: torch knows no such device") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise BadSetting(f"--device {self.device}: no GPU is here, or torch was installed without CUDA")
+        return device
+
+
+@dataclass(frozen=True, slots=True)
 class Taught:
     """A network with what val says of it."""
 
     network: Classifier
+    prepare: Step
     temperature: float
     #: The examples of train.
     learned: Sequence[Example]
     #: Class indices and probabilities (n, classes) of val, to choose thresholds on.
     val_targets: NDArray[np.int64]
     val_probabilities: NDArray[np.float64]
+
+    def probabilities(self, examples: Sequence[Example], threads: int = 1) -> NDArray[np.float64]:
+        """(n, classes) for other pictures."""
+        return metrics.softmax(predict(self.network, tensors_of(examples, self.prepare, threads)), self.temperature)
 
 
 def steps_for(size: int) -> Steps:
@@ -56,7 +84,8 @@ def steps_for(size: int) -> Steps:
     )
 
 
-def _targets(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.int64]:
+def targets_of(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.int64]:
+    """The index of each example's label; raises `BadSetting` for one that is not in the list."""
     strange = {example.label for example in examples} - set(labels)
     if strange:
         raise BadSetting(f"labels not in the list {', '.join(labels)}: {', '.join(sorted(strange))}")
@@ -64,55 +93,44 @@ def _targets(examples: Sequence[Example], labels: Sequence[str]) -> NDArray[np.i
 
 
 def learn(
-    examples: Sequence[Example],
-    labels: Sequence[str],
-    size: int,
-    plan: Plan,
-    recipe: Recipe,
-    out: Path,
-    *,
-    resume: bool,
-    threads: int,
-    device: str,
-    start: Start | None = None,
-) -> Taught:
-    """Teach a network to tell `labels` apart; checkpoints and history go to `out`.
+    train: Sequence[Example], val: Sequence[Example], labels: Sequence[str], plan: Plan, out: Path, *, resume: bool,
+    machine: Machine, start: Start | None = None, steps: Steps | None = None,
+) -> Taught:  # fmt: skip
+    """Teach a network to tell `labels` apart; checkpoints, history and curves go to `out`.
 
     Parameters
     ----------
-    size
-        Rows and columns of the network's input, pixels.
-    threads
-        Cores that torch may use.
-    device
-        "cpu" or a torch device such as "cuda".
     start
         Weights to begin with.
+    steps
+        The preparation; default: `steps_for` the plan's size.
 
     Raises
     ------
     BadSetting
-        A split is empty, a label is unknown, or `resume` meets another run's checkpoint.
+        A split is empty, a label is unknown or has no picture in train, or `resume` meets another run's checkpoint.
     """
-    split = {name: [example for example in examples if example.split == name] for name in SPLITS}
-    for name, purpose in (("train", "learn from"), ("val", "choose on"), ("test", "report on")):
-        if not split[name]:
-            raise BadSetting(f"the split {name!r} is empty; it is needed to {purpose}")
-    torch.set_num_threads(threads)
+    for split, purpose, part in (("train", "learn from", train), ("val", "choose on", val)):
+        if not part:
+            raise BadSetting(f"the split {split!r} is empty; it is needed to {purpose}")
+    if missing := sorted(set(labels) - {example.label for example in train}):
+        raise BadSetting(f"no picture of {', '.join(missing)} in the split 'train'; nothing can be learned of it")
+    device = machine.torch_device()
+    torch.set_num_threads(machine.threads)
     torch.manual_seed(plan.seed)
-    prepare = chain(steps_for(size))
-    train = TrainSet(
-        load_small(split["train"], round(size * _HELD_SHARE)),
-        _targets(split["train"], labels),
-        sampling_weights(split["train"], plan.class_power, plan.source_power),
+    torch.backends.cudnn.deterministic = True
+    prepare = chain(steps or steps_for(plan.size))
+    learned = TrainSet(
+        load_small(train, round(plan.size * _HELD_SHARE), machine.threads),
+        targets_of(train, labels),
+        sampling_weights(train, plan.class_power, plan.source_power),
     )
-    val_targets = _targets(split["val"], labels)
-    val = ValSet(np.stack([prepare(read_picture(example.path)) for example in split["val"]]), val_targets)
+    chosen_on = ValSet(tensors_of(val, prepare, machine.threads), targets_of(val, labels))
     network = build(plan.arch, len(labels), plan.width, plan.dropout)
     if start is not None:
         start.fill(network, labels)
-    best = fit(network.to(device), train, val, plan, prepare, recipe, out, resume).to("cpu")
+    best = fit(network.to(device), learned, chosen_on, plan, prepare, out, resume=resume, threads=machine.threads).to("cpu")
     round_weights(best)
-    logits = predict(best, val.tensors)
-    temperature = metrics.fit_temperature(logits, val_targets)
-    return Taught(best, temperature, split["train"], val_targets, metrics.softmax(logits, temperature))
+    logits = predict(best, chosen_on.tensors)
+    temperature = metrics.fit_temperature(logits, chosen_on.targets)
+    return Taught(best, prepare, temperature, train, chosen_on.targets, metrics.softmax(logits, temperature))

@@ -1,23 +1,23 @@
 """Teach a network, epoch by epoch, and keep the weights that were best on val.
 
-**Way** Examples held in memory are drawn by class and source, augmented, prepared by the card's steps and learned from
-with AdamW, a cosine schedule with warm-up and label smoothing; a slow average of the weights (EMA) is what val judges
-and what is kept. Every draw comes from (seed, epoch, position), so that a run repeats, and one resumed from `last.pt`
-goes on as if never stopped.
+**Way** Batches come from `feed`; what the plan says is done: Adam or AdamW, a cosine with warm-up or with warm restarts, label
+smoothing. A slow average of the weights (EMA), where the plan wants one, is what val judges and what is kept. With bfloat16
+(autocast) layers compute in it while weights, sums and val stay float32. A run repeats, and one resumed from `last.pt` goes on
+as if never stopped.
 
-**Fails** `BadSetting` when a checkpoint belongs to another run.
+**Fails** `BadSetting` when a checkpoint belongs to another run, and when the loss is no number any more.
 
-**Limits** One device, CPU or one GPU; single precision. Sums on a GPU or with another thread count may differ in the
-last bits.
+**Limits** One device, CPU or one GPU. Sums on a GPU or with another thread count may differ in the last bits.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,90 +27,21 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LambdaLR, LRScheduler
 
 from dicomnode.errors import BadSetting
-from dicomnode.stages.preprocess import Array, Step
+from dicomnode.stages.preprocess import Step
 from dicomnode.training import metrics
-from dicomnode.training.augment import Mates, Recipe, augment
+from dicomnode.training.curves import draw_curves
+from dicomnode.training.feed import TrainSet, ValSet, batches
 from dicomnode.training.networks import Classifier
+from dicomnode.training.presets import RECIPES, Plan
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How to teach; the numbers that a run is repeated with."""
-
-    arch: str
-    width: float
-    epochs: int
-    #: Pictures per step.
-    batch: int
-    #: Highest learning rate.
-    rate: float
-    #: Weight decay of AdamW.
-    decay: float = 0.02
-    smoothing: float = 0.1
-    dropout: float = 0.2
-    #: Share of the old average kept at each step.
-    ema: float = 0.995
-    #: "none", "imagenet" or the folder of a model.
-    start: str = "none"
-    seed: int = 7
-    #: Exponents of `datasets.sampling_weights`.
-    class_power: float = 0.3
-    source_power: float = 0.35
-    #: Leading layers of the features that keep the weights they came with: half the time, and less to forget.
-    frozen: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSet:
-    """What is learned from: 8-bit pictures of any size, class indices, probability of each to be drawn."""
-
-    pictures: Sequence[NDArray[np.uint8]]
-    targets: NDArray[np.int64]
-    weights: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class ValSet:
-    """What is chosen on: tensors (n, 1, rows, cols) float32 as the node would prepare them, and class indices."""
-
-    tensors: NDArray[np.float32]
-    targets: NDArray[np.int64]
-
-
-def _batches(train: TrainSet, plan: Plan, epoch: int, prepare: Step, recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of as many draws as there are examples, prepared in a thread beside the learning."""
-    chosen = np.random.default_rng([plan.seed, epoch]).choice(len(train.pictures), len(train.pictures), p=train.weights)
-    starts = range(0, len(chosen) - plan.batch + 1, plan.batch) or [0]
-    of_class = {target: np.flatnonzero(train.targets == target) for target in np.unique(train.targets)}
-
-    def unit(number: int) -> Array:
-        return train.pictures[number].astype(np.float32) / np.float32(255)
-
-    def mates(number: int) -> Mates:
-        return Mates(
-            alike=lambda random: unit(random.choice(of_class[train.targets[number]])),
-            other=lambda random: unit(random.choice(len(train.pictures), p=train.weights)),
-        )
-
-    def make(start: int) -> tuple[Tensor, Tensor]:
-        numbers = chosen[start : start + plan.batch]
-        tensors = []
-        for position, number in enumerate(numbers, start):
-            random = np.random.default_rng([plan.seed, epoch, position])
-            tensors.append(prepare(augment(unit(number), recipe, random, mates(number))))
-        return torch.from_numpy(np.stack(tensors)), torch.from_numpy(train.targets[numbers])
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(make, start) for start in starts[:2]]
-        for start in starts[2:]:
-            ready = ahead.pop(0).result()
-            ahead.append(pool.submit(make, start))
-            yield ready
-        for last in ahead:
-            yield last.result()
+# Epochs of warm-up, and of the first cosine before a restart.
+_WARM, _FIRST_RESTART = 2, 10
+# Epochs between two drawings of the curves; they are drawn at the end, too.
+_DRAWN = 5
 
 
 def predict(network: nn.Module, tensors: NDArray[np.float32], batch: int = 32) -> NDArray[np.float32]:
@@ -123,6 +54,41 @@ def predict(network: nn.Module, tensors: NDArray[np.float32], batch: int = 32) -
             for start in range(0, len(tensors), batch)
         ]
     return np.concatenate(parts)
+
+
+def wants_bf16(plan: Plan, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: what the plan says, or where it is faster.
+
+    Measured: a CPU with AMX runs MobileNets and ResNets faster in it, EfficientNets slower.
+    """
+    if plan.precision != "auto":
+        return plan.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return plan.arch.startswith(("mobilenet", "resnet")) and _has_amx()
+
+
+def _has_amx() -> bool:
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _optimiser(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if plan.optimiser == "adamw" else torch.optim.Adam
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return kind(learning, lr=plan.rate, weight_decay=plan.decay)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, plan: Plan, steps: int) -> LRScheduler:
+    """The learning rate by step, `steps` of them an epoch."""
+    if plan.schedule == "restarts":
+        return CosineAnnealingWarmRestarts(optimiser, T_0=_FIRST_RESTART * steps, T_mult=2)
+    total, warm = plan.epochs * steps, _WARM * steps
+    return LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))) + 1e-3)
+    )
 
 
 def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
@@ -151,91 +117,117 @@ def _save(path: Path, content: dict[str, Any]) -> None:
     part.replace(path)
 
 
+def _data_digest(train: TrainSet, val: ValSet) -> str:
+    """Tells the pictures of one run from those of another."""
+    digest = hashlib.sha256(train.targets.tobytes() + train.weights.tobytes() + val.targets.tobytes())
+    for picture in train.pictures:
+        digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
+class _Run:
+    """All that changes while a network learns, and how it is kept and taken up again."""
+
+    def __init__(self, network: Classifier, plan: Plan, data: str, steps: int, out: Path) -> None:
+        self.network: Classifier = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
+        self.average: Classifier = deepcopy(self.network)
+        self.network.features[: plan.frozen].requires_grad_(False)
+        self.optimiser = _optimiser(self.network, plan)
+        self.schedule = _schedule(self.optimiser, plan, steps)
+        self.first, self.best, self.history = 0, (-1.0, 0.0), list[dict[str, float]]()
+        self._identity = {"plan": asdict(plan), "data": data}
+        self._stateful = {
+            "network": self.network, "average": self.average, "optimiser": self.optimiser, "schedule": self.schedule,
+        }  # fmt: skip
+        self._out = out
+
+    def resume(self) -> None:
+        """Take up `last.pt`, if it is there and of this run."""
+        path = self._out / "last.pt"
+        if not path.exists():
+            return
+        held = torch.load(path, map_location=next(self.network.parameters()).device, weights_only=True)
+        for key, what in (("plan", "with another plan"), ("data", "from other pictures")):
+            if held.get(key) != self._identity[key]:
+                raise BadSetting(f"{path}: made {what}; train into another folder or with the same settings and pictures")
+        for key, owner in self._stateful.items():
+            owner.load_state_dict(held[key])
+        self.first, self.best, self.history = held["epoch"] + 1, tuple(held["best"]), held["history"]
+
+    def keep(self, epoch: int, score: tuple[float, float], row: dict[str, float]) -> None:
+        """Write what an epoch came to."""
+        if score > self.best:
+            self.best = score
+            _save(self._out / "best.pt", {"average": self.average.state_dict(), "epoch": epoch})
+        self.history.append(row)
+        states = {key: owner.state_dict() for key, owner in self._stateful.items()}
+        _save(
+            self._out / "last.pt",
+            self._identity | states | {"epoch": epoch, "best": list(self.best), "history": self.history},
+        )
+        (self._out / "history.json").write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+        if (epoch + 1) % _DRAWN == 0:
+            draw_curves(self.history, self._out / "curves.png")
+
+    def chosen(self) -> Classifier:
+        """The averaged weights of the best epoch."""
+        if self.history:
+            draw_curves(self.history, self._out / "curves.png")
+        kept = torch.load(self._out / "best.pt", map_location=next(self.network.parameters()).device, weights_only=True)
+        self.average.load_state_dict(kept["average"])
+        self.average.eval()
+        return self.average
+
+
 def fit(
-    network: Classifier, train: TrainSet, val: ValSet, plan: Plan, prepare: Step, recipe: Recipe, out: Path, resume: bool
+    network: Classifier, train: TrainSet, val: ValSet, plan: Plan, prepare: Step, out: Path, *, resume: bool, threads: int = 1
 ) -> Classifier:
     """Teach `network` and return it with the averaged weights of the epoch that was best on val.
 
-    Best is the highest macro-F1, between equals the lowest log loss. Writes `last.pt` (to resume), `best.pt` and
-    `history.json` into `out`. The network stays on the device it came on.
+    Best is the highest macro-F1, between equals the lowest log loss. Writes `last.pt` (to resume), `best.pt`,
+    `history.json` and `curves.png` into `out`. The network stays on the device it came on; `threads` prepare pictures.
 
     Raises
     ------
     BadSetting
-        `resume` is asked for and `last.pt` was made with another plan.
+        `resume` is asked for and `last.pt` was made with another plan or other pictures, or the loss is no number.
     """
     out.mkdir(parents=True, exist_ok=True)
     cv2.setNumThreads(1)  # the pictures are small; OpenCV's own threads would fight with torch for the cores
     device = next(network.parameters()).device
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
-    average = deepcopy(network).eval()
-    network.features[: plan.frozen].requires_grad_(False)
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=plan.rate, weight_decay=plan.decay)
-    steps_per_epoch = max(1, len(train.pictures) // plan.batch)
-    total, warm = plan.epochs * steps_per_epoch, 2 * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))) + 1e-3)
-    )
-    first, best, history = 0, (-1.0, 0.0), list[dict[str, float]]()
-    if resume and (out / "last.pt").exists():
-        held = torch.load(out / "last.pt", map_location=device, weights_only=True)
-        if held["plan"] != asdict(plan):
-            raise BadSetting(
-                f"{out / 'last.pt'}: made with another plan; train into another folder or with the same settings"
-            )
-        network.load_state_dict(held["network"])
-        average.load_state_dict(held["average"])
-        optimiser.load_state_dict(held["optimiser"])
-        schedule.load_state_dict(held["schedule"])
-        first, best, history = held["epoch"] + 1, tuple(held["best"]), held["history"]
-    loss_of = nn.CrossEntropyLoss(label_smoothing=plan.smoothing)
+    steps = max(1, len(train.pictures) // plan.batch)
+    run = _Run(network, plan, _data_digest(train, val), steps, out)
+    if resume:
+        run.resume()
+    loss_of, bf16 = nn.CrossEntropyLoss(label_smoothing=plan.smoothing), wants_bf16(plan, device)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("learning", total=total, completed=first * steps_per_epoch)
-        for epoch in range(first, plan.epochs):
-            torch.manual_seed(plan.seed * 100_003 + epoch)  # dropout
-            began, losses = time.monotonic(), []
-            network.train()
-            network.features[: plan.frozen].eval()
-            for pictures, targets in _batches(train, plan, epoch, prepare, recipe):
-                optimiser.zero_grad()
+        bar = progress.add_task("learning", total=plan.epochs * steps, completed=run.first * steps)
+        for epoch in range(run.first, plan.epochs):
+            torch.manual_seed(plan.seed * 100_003 + epoch)  # dropout and stochastic depth
+            began, losses, rate = time.monotonic(), [], run.optimiser.param_groups[0]["lr"]
+            run.network.train()
+            run.network.features[: plan.frozen].eval()
+            for pictures, targets in batches(train, plan.batch, plan.seed, epoch, prepare, RECIPES[plan.augmentation], threads):
+                run.optimiser.zero_grad()
                 inputs = pictures.to(device, memory_format=torch.channels_last)
-                loss = loss_of(network(inputs), targets.to(device))
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                    loss = loss_of(run.network(inputs), targets.to(device))
                 loss.backward()
-                optimiser.step()
-                schedule.step()
-                _follow(average, network, min(plan.ema, (schedule.last_epoch + 1) / (schedule.last_epoch + 10)))
-                losses.append(float(loss.detach()))
+                run.optimiser.step()
+                run.schedule.step()
+                done = run.schedule.last_epoch
+                _follow(run.average, run.network, min(plan.ema, (done + 1) / (done + 10)))
+                losses.append(loss.detach())
                 progress.advance(bar)
-            score = _judge(average, val)
-            if score > best:
-                best = score
-                _save(out / "best.pt", {"average": average.state_dict(), "epoch": epoch})
-            history.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": round(float(np.mean(losses)), 4),
-                    "val_macro_f1": round(score[0], 4),
-                    "val_log_loss": round(-score[1], 4),
-                    "seconds": round(time.monotonic() - began, 1),
-                }
-            )
-            _save(
-                out / "last.pt",
-                {
-                    "plan": asdict(plan),
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "epoch": epoch,
-                    "best": list(best),
-                    "history": history,
-                },
-            )
-            (out / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
-            console.print(" ".join(f"{key}={value}" for key, value in history[-1].items()), highlight=False)
-    kept = torch.load(out / "best.pt", map_location=device, weights_only=True)
-    average.load_state_dict(kept["average"])
-    return average.eval()
+            mean = float(torch.stack(losses).float().mean())
+            if not math.isfinite(mean):
+                raise BadSetting(f"epoch {epoch + 1}: the loss is no number any more; try a smaller --rate or --precision fp32")
+            score = _judge(run.average, val)
+            run.keep(epoch, score, {
+                "epoch": epoch + 1, "loss": round(mean, 4), "val_macro_f1": round(score[0], 4),
+                "val_log_loss": round(-score[1], 4), "rate": float(f"{rate:.4g}"), "seconds": round(time.monotonic() - began, 1),
+            })  # fmt: skip
+            line = " ".join(f"{key}={value}" for key, value in run.history[-1].items())
+            console.print(line, highlight=False, soft_wrap=True)
+    return run.chosen()

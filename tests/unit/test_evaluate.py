@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dicomnode.carding import write_card
 from dicomnode.cards import Card, ModelFolder, load_card
 from dicomnode.commands.evaluate import app
 from dicomnode.errors import BadSetting
@@ -28,6 +27,8 @@ from dicomnode.training.evaluate.sheet import sheet
 
 onnx = pytest.importorskip("onnx", reason="the extra `train` is not installed: onnx makes the models of these tests")
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
+
+from dicomnode.training.export import write_card  # noqa: E402 - needs torch
 
 SIZE = 24
 LABELS = ("abdomen", "adult_chest", "pediatric_chest")

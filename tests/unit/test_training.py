@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -16,15 +18,18 @@ from dicomnode.cards import load_card
 from dicomnode.errors import BadSetting
 from dicomnode.stages.preprocess import chain
 from dicomnode.training import augment, datasets, metrics
-from dicomnode.training.datasets import EVERYTHING, Example, Selection, read_examples, read_manifest, sampling_weights
+from dicomnode.training.datasets import EVERYTHING, Example, Selection, read_examples, read_manifest
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
-from dicomnode.training import learn, loop, networks, train  # noqa: E402 - need torch
+from dicomnode.training import feed, learn, loop, networks, thresholds, train  # noqa: E402 - need torch
 from dicomnode.training.evaluate import evaluate_model  # noqa: E402
 from dicomnode.training.export import write_card  # noqa: E402
+from dicomnode.training.feed import sampling_weights  # noqa: E402
+from dicomnode.training.presets import Plan  # noqa: E402
 
-TINY = {"width": 0.1, "size": 32, "epochs": 3, "batch": 8, "rate": 1e-2}
+TINY = Plan("mobilenet_v1", 0.1, epochs=3, batch=8, rate=1e-2, size=32, augmentation="none")
+ONE_CORE = learn.Machine("cpu", 1)
 
 
 def draw(label, random):
@@ -62,7 +67,9 @@ def test_manifest(manifest):
     """Every row becomes an example with path, label, split, source and licence."""
     examples = read_manifest(manifest)
     assert len(examples) == 64
-    assert examples[0] == Example(manifest.parent / "0.png", "spine", "train", "house0", "CC BY 4.0 (a test)")
+    assert examples[0] == Example(
+        manifest.parent / "0.png", "spine", "train", "house0", "CC BY 4.0 (a test)", where=f"{manifest}:2"
+    )
 
 
 def test_manifest_labels_by_pattern(manifest):
@@ -79,7 +86,12 @@ def test_manifest_of_a_site_is_taken_whole(manifest):
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("path,class\na.png,spine\n", "split"), ("path,class,split\na.png,spine,training\n", ":2: split 'training'")],
+    [
+        ("path,split\na.png,train\n", "class"),
+        ("path,class,split\na.png,spine,training\n", ":2: split 'training'"),
+        ("path,class,split\na.png,12,train\n", ":2: needs a path, and a class that begins with a letter"),
+        ("path,class,split\n,spine,train\n", ":2: needs a path"),
+    ],
 )
 def test_bad_manifest(tmp_path, text, named):
     """A manifest that cannot be used is refused, with the line."""
@@ -96,8 +108,9 @@ def test_folder(tmp_path):
         (tmp_path / name).touch()
     found = [(e.split, e.label, e.path.name) for e in read_examples(tmp_path, EVERYTHING)]
     assert found == [("train", "spine", "a.png"), ("test", "other", "b.JPG")]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(BadSetting, match="no pictures"):
-        read_examples(tmp_path / "attic", EVERYTHING)
+        read_examples(tmp_path / "empty", EVERYTHING)
 
 
 def test_evaluation_pictures_are_never_learned_from(shared_data):
@@ -181,10 +194,10 @@ def test_frozen_layers_stay(tmp_path):
     network = networks.build("mobilenet_v1", 2, 0.25)
     before = deepcopy(network.state_dict())
     prepare = chain(learn.steps_for(32))
-    val = loop.ValSet(np.stack([prepare(one.astype(np.float32) / 255) for one in pictures]), targets)
-    learned = loop.TrainSet(pictures, targets, sampling_weights(examples, 0, 0))
-    plan = loop.Plan("mobilenet_v1", 0.25, epochs=2, batch=8, rate=1e-2, frozen=4)
-    after = loop.fit(network, learned, val, plan, prepare, augment.ROUTER, tmp_path, resume=False).state_dict()
+    val = feed.ValSet(np.stack([prepare(one.astype(np.float32) / 255) for one in pictures]), targets)
+    learned = feed.TrainSet(pictures, targets, sampling_weights(examples, 0, 0))
+    plan = Plan("mobilenet_v1", 0.25, epochs=2, batch=8, rate=1e-2, frozen=4)
+    after = loop.fit(network, learned, val, plan, prepare, tmp_path, resume=False).state_dict()
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved
     assert not any(key.startswith(tuple(f"features.{layer}." for layer in range(4))) for key in moved)
@@ -201,8 +214,8 @@ def test_temperature():
 def test_threshold():
     """The threshold parts the two sides, in the middle where several do."""
     truth = np.array([False] * 5 + [True] * 5)
-    assert train.choose_threshold(truth, np.array([0.1] * 5 + [0.9] * 5)) == 0.5
-    assert train.choose_threshold(truth, np.array([0.1] * 5 + [0.3] * 5)) == 0.3
+    assert thresholds.choose_threshold(truth, np.array([0.1] * 5 + [0.9] * 5)) == 0.5
+    assert thresholds.choose_threshold(truth, np.array([0.1] * 5 + [0.3] * 5)) == 0.3
 
 
 def test_network_shape():
@@ -214,15 +227,16 @@ def test_network_shape():
         networks.build("alexnet", 5)
 
 
-def run_router(manifest, root, **changes):
+def run_router(manifest, root, *, selection=EVERYTHING, resume=False, **numbers):
     """Train the tiny router; gives its model folder."""
-    places = {"data": manifest, "models": root / "models", "runs": root / "runs"}
-    return train.train_router(**{**TINY, **places, "selection": EVERYTHING, "recipe": augment.Recipe(), **changes})
+    task = replace(train.ROUTERS["full"], name="tiny-router", selection=selection)
+    order = train.Order(manifest, root / "models", root / "runs", "0.1.0", resume=resume)
+    return train.train_model(task, order, replace(TINY, **numbers), ONE_CORE)
 
 
 def test_router_from_end_to_end(manifest, tmp_path):
     """Training ends in a model that holds, that knows bars from discs, and whose cards have the figures of test."""
-    folder = run_router(manifest, tmp_path, epochs=20, name="tiny-router", version="0.1.0")
+    folder = run_router(manifest, tmp_path, epochs=20)
     card = load_card(folder / "card.toml")
     assert [label.key for label in card.labels] == ["spine", "other"]
     assert card.licence.identifier == "CC-BY-4.0"
@@ -244,9 +258,8 @@ def test_router_from_end_to_end(manifest, tmp_path):
 def test_findings_from_end_to_end(manifest, tmp_path):
     """A findings model gets a threshold for its abnormal label, and figures at it."""
     selection = Selection(("",), label_patterns={"normal": r"/SPINE/", "pneumonia": r"/OTHER/"})
-    folder = train.train_findings(
-        data=manifest, models=tmp_path / "models", runs=tmp_path / "runs", **TINY, selection=selection, recipe=augment.Recipe()
-    )
+    order = train.Order(manifest, tmp_path / "models", tmp_path / "runs")
+    folder = train.train_model(replace(train.FINDINGS["pneumonia"], selection=selection), order, TINY, ONE_CORE)
     card = load_card(folder / "card.toml")
     assert [(label.key, label.abnormal) for label in card.labels] == [("normal", False), ("pneumonia", True)]
     assert 0.05 <= card.labels[1].threshold <= 0.95
@@ -256,19 +269,20 @@ def test_test_split_is_not_touched_by_learning(manifest, tmp_path, monkeypatch):
     """Learning reads no picture of test."""
     read = []
     real = datasets.read_picture
-    monkeypatch.setattr(datasets, "read_picture", lambda path: read.append(path) or real(path))
-    monkeypatch.setattr(learn, "read_picture", datasets.read_picture)
+    monkeypatch.setattr(feed, "read_picture", lambda path, where: read.append(path) or real(path, where))
+    monkeypatch.setattr(train, "export_model", lambda *_: pytest.fail("far enough", pytrace=False))
     examples = read_manifest(manifest)
-    plan = loop.Plan("mobilenet_v1", 0.1, 1, 8, 1e-3)
-    learn.learn(examples, ["spine", "other"], 32, plan, augment.Recipe(), tmp_path, resume=False, threads=1, device="cpu")
+    with pytest.raises(pytest.fail.Exception, match="far enough"):
+        run_router(manifest, tmp_path, epochs=1)
     assert {e.split for e in examples if e.path in read} == {"train", "val"}
     assert len(read) == 52
 
 
-def learn_epochs(manifest, out, stop_after=None, resume=False):
+def learn_epochs(manifest, out, stop_after=None, resume=False, **numbers):
     """Learn three epochs, or be stopped after some; gives the averaged weights."""
     examples = read_manifest(manifest)
-    plan = loop.Plan("mobilenet_v1", 0.1, 3, 8, 5e-3)
+    train_part, val = ([e for e in examples if e.split == split] for split in ("train", "val"))
+    plan = replace(TINY, rate=5e-3, augmentation="router", **numbers)
     real, judged = loop._judge, []
 
     def judge(average, val):
@@ -279,9 +293,7 @@ def learn_epochs(manifest, out, stop_after=None, resume=False):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_judge", judge)
-        taught = learn.learn(
-            examples, ["spine", "other"], 32, plan, augment.ROUTER, out, resume=resume, threads=1, device="cpu"
-        )
+        taught = learn.learn(train_part, val, ["spine", "other"], plan, out, resume=resume, machine=ONE_CORE)
     return taught.network.state_dict()
 
 
@@ -316,16 +328,14 @@ def test_card_survives_strange_words(manifest, tmp_path):
 
 def test_resume_refuses_another_plan(manifest, tmp_path):
     """A checkpoint of other settings is not mixed in."""
-    learn_epochs(manifest, tmp_path / "runs")
+    run_router(manifest, tmp_path, epochs=1)
+    shutil.rmtree(tmp_path / "models")
     with pytest.raises(BadSetting, match="another plan"):
         run_router(manifest, tmp_path, epochs=4, resume=True)
-
-
-def test_router_refuses_other_labels(manifest, tmp_path):
-    """A label that is no body part cannot be routed by."""
-    manifest.write_text(manifest.read_text(encoding="utf-8").replace(",other,", ",tail,"), encoding="utf-8")
-    with pytest.raises(BadSetting, match="tail"):
-        run_router(manifest, tmp_path)
+    lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+    manifest.write_text("".join(lines[:1] + lines[2:]), encoding="utf-8")
+    with pytest.raises(BadSetting, match="other pictures"):
+        run_router(manifest, tmp_path, epochs=1, resume=True)
 
 
 def test_training_prepares_as_the_card_says(manifest, tmp_path):

@@ -167,4 +167,4 @@ def test_start_says_when_it_does_not_fit():
     """Weights of fewer layers than the network has are refused."""
     licence = cards.Licence(identifier="MIT", reason="a test")
     with pytest.raises(BadSetting, match="this network is another"):
-        Start("x", "mobilenet_v1", 0.1, {}, (), licence, ()).fill(networks.build("mobilenet_v1", 2, 0.1), KEYS)
+        Start("x", "mobilenet_v1", 0.1, {}, licence, ()).fill(networks.build("mobilenet_v1", 2, 0.1), KEYS)
