@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
@@ -22,10 +23,12 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_voi_lut, get_encoder
 from pydicom.sequence import Sequence
-from pydicom.uid import UID, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import UID, JPEGBaseline8Bit, RLELossless, SegmentationStorage
 
 from dicomnode.header import header
 from dicomnode.pipeline import process
+from dicomnode.repository import models_dir
+from dicomnode.settings import WorkSettings
 from tests.acceptance.harness import Node
 from tests.acceptance.samples import radiograph, write
 from tests.peers import STORESCP, storescp, wait_for
@@ -41,6 +44,7 @@ PEOPLE = {
 }
 MARKS = {"PatientID": "QZX-7741902", "AccessionNumber": "ACQZX55819", "PatientBirthDate": "19570823"}
 BURNED = "QUORVEXLEY 23.08.1957"
+KINDS = ("sr", "sc", "sc-map", "seg", "deidentified")
 
 
 def marked(charset: str | list[str], name: str, seed: int) -> FileDataset:
@@ -98,6 +102,7 @@ def breaches(data: bytes, where: str) -> list[str]:
 @pytest.mark.skipif(not shutil.which(STORESCP), reason="DCMTK is not installed (apt: dcmtk)")
 def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Path) -> None:
     """Name, ID, birth date, accession in four character sets, nested, private, burned in: nothing of it outside."""
+    mapper = pytest.importorskip("tests.unit.mapper", reason="the extra `train` is not installed: onnx makes a model")
     sources = [marked(charset, name, seed) for seed, (charset, name) in enumerate(PEOPLE.values())]
     with (
         storescp(tmp_path / "inside", ae_title="INSIDE") as inside,
@@ -105,11 +110,14 @@ def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Pa
     ):
         node = Node(tmp_path, forward=(inside.forward,))
         node.append("peers/partner.toml", f'ae_title = "OUTSIDE"\nhost = "127.0.0.1"\nport = {outside.port}\n')
-        routes = node.config / "routes.toml"
-        routes.write_text(routes.read_text().replace(
-            'outputs = ["sr", "sc"]\ndestinations = ["inside"]',
-            'outputs = ["sr", "sc", "deidentified"]\ndestinations = ["inside", "partner"]',
-        ))
+        # A model of a stranger whose masks are what is bright, at full resolution: they trace what is burned in.
+        mapper.write(tmp_path / "models", size=512, cell=1)
+        (tmp_path / "models" / "bodypart-router").symlink_to(models_dir(WorkSettings()) / "bodypart-router")
+        node.edit("node.toml", '# models_dir = "/var/lib/dicomnode-models"', f'models_dir = "{tmp_path / "models"}"')
+        (node.config / "routes.toml").write_text(
+            f'[[rule]]\nname = "all"\nmodels = ["lesions"]\noutputs = {json.dumps(KINDS)}\n'
+            'destinations = ["inside", "partner"]\n',
+        )
         node.edit("node.toml", 'level = "info"', 'level = "debug"')
         with node.running():
             paths = [write(ds, tmp_path / "sources") for ds in sources]
@@ -117,7 +125,7 @@ def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Pa
             subprocess.run(line, check=True, env={**os.environ, "TCP_NODELAY": "1"}, timeout=60)
             # deidentified is one object for both peers
             for archive in (outside, inside):
-                arrived = lambda archive=archive: len(list(archive.folder.iterdir())) == 3 * len(sources)  # noqa: E731
+                arrived = lambda archive=archive: len(list(archive.folder.iterdir())) == len(KINDS) * len(sources)  # noqa: E731
                 wait_for(arrived, 120, lambda: f"results arrive; {node.counts()} {node.tail()}")
             table = node.command("queue", "list").stdout + node.command("queue").stdout
             shown = node.command("queue", "show", str(sources[0].SOPInstanceUID)).stdout
@@ -145,6 +153,8 @@ def test_a_marked_patient_reaches_no_log_queue_name_or_outside_peer(tmp_path: Pa
         kept = b"".join(path.read_bytes() for path in inside.folder.iterdir() if path.name.startswith("SR"))
         assert {"PatientID", "AccessionNumber"} <= {label.split(" in ")[0] for label in breaches(kept, "inside")}
         assert all(word.lower() in _read(paths[0]) for word in BURNED.split())
+        masks = [_read(path) for path in inside.folder.iterdir() if dcmread(path).SOPClassUID == SegmentationStorage]
+        assert [BURNED.split(maxsplit=1)[0].lower() in mask for mask in masks] == [True] * len(sources)
 
 
 #: A name as a code string could hold it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,18 @@ def test_what_is_cut_is_nothing(scale):
     assert (values[within] == 0).all()
     if scale == 1:
         assert (values[~within] == 1).all()
+
+
+def test_a_large_frame_needs_little_memory():
+    """The values of sixteen million pixels are never there at once."""
+    grid = Grid(4000, 4000, (4000, 4000))
+    one = a_map(np.random.default_rng(1).random((64, 64)), Placement(0, 0, 4000, 4000))
+    tracemalloc.start()
+    pixels = sum(strip.size for strip in grid.strips(one))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pixels == 16_000_000
+    assert peak < 32 << 20
 
 
 def test_what_was_not_looked_at_belongs_to_no_mask():
