@@ -30,6 +30,7 @@ COMMANDS = MappingProxyType({
     "keep": ("dicomnode.commands.roles", "keep"),
     "queue": ("dicomnode.commands.queue", "app"),
     "where": ("dicomnode.commands.where", "where"),
+    "report": ("dicomnode.commands.report", "app"),
     "echo": ("dicomnode.commands.echo", "echo"),
     "run": ("dicomnode.commands.files", "run"),
     "route": ("dicomnode.commands.files", "route"),

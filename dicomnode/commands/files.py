@@ -24,10 +24,10 @@ from dicomnode.header import header
 from dicomnode.image import Image
 from dicomnode.kitting import build_kit, build_router, load_models
 from dicomnode.pipeline import Kit, process
-from dicomnode.records import Held, Instance, OutputKind, Result, Route, leading
+from dicomnode.records import UNCERTAIN, Held, Instance, OutputKind, Result, Route, leading
 from dicomnode.repository import named
-from dicomnode.settings import Peer, WorkSettings, load
-from dicomnode.spool import Spool, new_id
+from dicomnode.settings import Peer, Settings, WorkSettings, load
+from dicomnode.spool import Spool, new_id, read_identity
 
 #: The one destination of `run`: outside, so that nothing identifying is written.
 _FOLDER = "folder"
@@ -151,6 +151,7 @@ def _told(result: Result, held: list[Held]) -> dict[str, object]:
         "findings": [dict(one.brief) for one in result.findings],
         "regions": len(result.regions),
         "held": [{"kind": one.kind, "reason": one.reason} for one in held],
+        **_judged(result.route),
         "stage_ms": dict(result.stage_ms),
     }
 
@@ -162,9 +163,10 @@ def route(
 ) -> None:
     """Say which body part each file shows, which rule wins and where the results would go."""
     routes, settings = routes_of(config)
-    stage = build_router(routes, load_models(
+    models = load_models(
         settings.work if settings else WorkSettings(), named(routes), settings.approved if settings else None,
-    ))
+    )
+    stage = build_router(routes, models, _key(settings))
 
     def work(file: Path) -> None:
         with file.open("rb") as stream:
@@ -175,12 +177,41 @@ def route(
                 "path": str(file), "body_part": found.body_part, "probability": found.probability,
                 "probabilities": dict(found.probabilities), "source": found.source, "rule": found.rule,
                 "model": ", ".join(found.models) or None,
-                "models": list(found.models), "destinations": list(found.destinations),
+                "models": list(found.models), "destinations": list(found.destinations), **_judged(found),
             })
         else:
-            typer.echo(f"{file}: {found.body_part} ({found.probability:.3f} by {found.source}), rule {found.rule}"
+            typer.echo(f"{file}: {found.body_part} ({found.probability:.3f} by {found.source}){_why(found)}, rule {found.rule}"
                        f", model {', '.join(found.models) or '-'}, to {', '.join(found.destinations) or '-'}")
 
     everything = [file for path in files for file in sources(path)]
     failed = list(each(everything, work, label="routing", quiet=True))
     raise typer.Exit(EXIT_FAILURE if failed else 0)
+
+
+def _key(settings: Settings | None) -> bytes:
+    """The node's key, for tokens that are those of its log and reports; none where no node has run."""
+    if settings is None or not (settings.node.state_dir / "node.json").exists():
+        return b""
+    return read_identity(settings.node.state_dir).key
+
+
+def _judged(route: Route) -> dict[str, object]:
+    """What picture and Body Part Examined said, and the policies that the rule went by."""
+    return {
+        "picture": route.picture or None, "picture_probability": route.picture_probability, "tag": route.tag,
+        "agreement": route.agreement or None, "doubt": route.doubt or None, "trust": route.trust,
+        "uncertain": route.handling or None, "hold": route.hold or None, "device": route.device or None,
+    }
+
+
+def _why(route: Route) -> str:
+    """The same in words, as far as there is something to say."""
+    parts = [
+        f"picture {route.picture}" if route.picture not in {"", route.body_part} else "",
+        f"uncertain because {route.doubt}" if route.doubt else "",
+        f"tag {route.tag}{' disagrees' * (route.agreement == 'disagrees')}" if route.picture else "",
+        f"trust {route.trust}" if route.agreement == "disagrees" else "",
+        f"{UNCERTAIN} = {route.handling}" if route.handling else "",
+        f"outputs held ({route.hold})" if route.hold else "",
+    ]
+    return "".join(f", {part}" for part in parts if part)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from dicomnode.errors import DicomNodeError, DiedThrice, RedactionUncertain
+from dicomnode.errors import BodyPartUncertain, DicomNodeError, DiedThrice, RedactionUncertain, TagDisagrees
 from dicomnode.keeper.ledger import deliveries_of
 from dicomnode.settings import Peer
 
@@ -61,6 +61,8 @@ _BY_KEEPER = frozenset({
     "taken in, waits for a worker", "its process died, taken back", _WORK["", "duplicate"], _WORK["", "own"],
     _WORK["", "quarantine"], _WORK[None, "removed"], _SENT[None, "removed"], _SENT[None, "expired"],
 })
+#: Reasons for which a person's look is what is wanted; all others are tried again once mended.
+_RELEASED = frozenset({RedactionUncertain.code, BodyPartUncertain.code, TagDisagrees.code})
 #: Instance states in which nobody need do anything, and what is awaited.
 _NEXT = {
     "waiting": "waits for a worker", "active": "is being worked", "deferred": "is worked again when due",
@@ -136,7 +138,7 @@ def _of_delivery(key: str, one: Event, peers: Mapping[str, Peer], lane: Lane) ->
     if isinstance(one["status"], int):
         told["status"] = f"0x{one['status']:04X}"
     if state in ("hold", "expired"):
-        act = "release" if reason == RedactionUncertain.code else "retry"
+        act = "release" if reason in _RELEASED else "retry"
         return told | {"reason": reason, "who": actor(reason), "acts": f"dicomnode queue {act} {key}, or drop"}
     if state in ("ready", "deferred"):
         way, why, since = lane(name)

@@ -47,7 +47,8 @@ _UID_NAMES: tuple[Name, ...] = ("SOP Instance UID", "result UID", "Series Instan
 #: What is told of the instance itself.
 _FACTS = (
     "instance_id", "state", "reason", "sop_instance_uid", "series_instance_uid", "study_instance_uid", "modality", "calling_ae",
-    "called_ae", "address", "received_at", "size_bytes", "body_part", "rule", "model", "finding", "urgent",
+    "called_ae", "address", "received_at", "size_bytes", "body_part", "doubt",
+    "picture", "tag", "agreement", "device", "rule", "model", "finding", "urgent",
 )
 _MOMENTS = {"destination_since": "so since", "due_at": "next try not before"}
 _COLOURS = {"nobody": "green", "reviewer": "yellow", "administrator": "red", "developer": "red"}
@@ -134,6 +135,8 @@ def _print_story(whole: dict[str, object]) -> None:
         console.print(title)
     console.print(f"SOP Instance UID {whole['sop_instance_uid']}  in the log {whole['log_token']}")
     console.print(f"file {whole['file'] or 'removed after its retention'}")
+    if whole["body_part"]:
+        console.print(_routed(whole))
     timeline = bare_table("when", "what", "output", "by", "why")
     for event in _mappings(whole["timeline"]):
         timeline.add_row(*_row(event))
@@ -143,6 +146,13 @@ def _print_story(whole: dict[str, object]) -> None:
         _add_now(now, one)
     console.print(now)
 
+
+def _routed(whole: dict[str, object]) -> str:
+    """What it shows, by picture, tag and rule."""
+    why = f" because {whole['doubt']}" if whole["doubt"] else ""
+    said = f", picture {whole['picture']}, Body Part Examined {whole['tag']}" if whole["picture"] else ""
+    disagree = " (they disagree)" if whole["agreement"] == "disagrees" else ""
+    return f"body part {whole['body_part']}{why}{said}{disagree}, rule {whole['rule']}"
 
 
 def _mappings(value: object) -> list[dict[str, object]]:

@@ -32,7 +32,8 @@ needs_models = pytest.mark.skipif(
 )
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="the program tesseract is not installed")
 
-ROUTE_KEYS = ["path", "body_part", "probability", "probabilities", "source", "rule", "model", "models", "destinations"]
+ROUTE_KEYS = ["path", "body_part", "probability", "probabilities", "source", "rule", "model", "models", "destinations",
+              "picture", "picture_probability", "tag", "agreement", "doubt", "trust", "uncertain", "hold", "device"]
 REGION_KEYS = {"frame", "x", "y", "w", "h", "reason"}
 REASONS = {"header-match", "date", "number", "unknown-text", "overlay"}
 FAMILY, PATIENT_ID = MARKED_NAME.split("^", maxsplit=1)[0], "QZX7741902"

@@ -161,7 +161,7 @@ BROKEN = {
     "unknown key": ("node.toml", "open = true", "open = true\nopened = true", ["node.toml", "node.opened"]),
     "bad value": ("node.toml", "threads = 1", "threads = 0", ["node.toml", "work.threads"]),
     "no TOML": ("node.toml", "threads = 1", "threads = = 1", ["node.toml", "not TOML"]),
-    "bad rule": ("routes.toml", "min_probability = 0.5", "min_probability = 2", ["routes.toml", "min_probability"]),
+    "bad rule": ("routes.toml", "# min_probability = 0.5", "min_probability = 2", ["routes.toml", "min_probability"]),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
@@ -18,6 +18,8 @@ ME = Owner("boot", 100, 1000)
 OTHER = Owner("boot", 200, 2000)
 SUMMARY = Summary("spine", 0.9, "rule", "model 1", "fracture", 0.7, abnormal=False, regions=2, pixel_digest="px",
                   stage_ms={"route": 1.5}, findings=({"model": "model", "version": "1", "finding": "fracture"},))
+#: Of a picture that was certain.
+SAID = dataclasses.replace(SUMMARY, picture="spine", tag="abdomen", agreement="disagrees", device="dev-a")
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 DELIVERED = Verdict("delivered", status=0)
 
@@ -86,6 +88,12 @@ def several(queue: Queue, first: int, last: int, *, urgent: bool) -> None:
     for number in range(first, last + 1):
         queue.add(instance(number))
         queue.finish(claimed(queue), ME, dataclasses.replace(SUMMARY, urgent=urgent), [output(number)], [], NOW)
+
+
+def counted(queue: Queue) -> list[tuple[object, ...]]:
+    """What the queue has counted of Body Part Examined, of all days."""
+    names = ("device", "picture", "tag", "agreement", "count", "instance_id")
+    return [tuple(row[name] for name in names) for row in queue.tags(date(2000, 1, 1), date(2100, 1, 1))]
 
 
 def kinds(batch: Sequence[Delivery]) -> str:
@@ -943,6 +951,74 @@ class QueueContract:
         worked(queue, instance(), [], [Held("sc", ("pacs",), "undecodable")])
         assert queue.release(instance().instance_id, NOW) == 1
         assert not claimed(queue).waived
+
+    @pytest.mark.parametrize("reason", ["body_part_uncertain", "tag_disagrees"])
+    @pytest.mark.parametrize("act", ["retry", "release"])
+    def test_release_settles_what_a_rule_held(self, queue: Queue, act: str, reason: str) -> None:
+        """A person has looked; a retry has not. Redaction is another question."""
+        worked(queue, instance(), [], [Held("sc", ("pacs",), reason)])
+        assert {"retry": queue.retry, "release": queue.release}[act](instance().instance_id, NOW) == 1
+        claim = claimed(queue)
+        assert (claim.settled, claim.waived) == (act == "release", False)
+
+    # -- Body Part Examined
+    def test_what_picture_and_tag_said_is_counted_by_device(self, queue: Queue) -> None:
+        """Equal words of one device share a row that names the newest instance; the row of the instance has them too."""
+        for number, change in enumerate(({}, {}, {"tag": "chest"}, {"device": "dev-b"}, {"agreement": ""}), 1):
+            queue.add(instance(number))
+            queue.finish(claimed(queue), ME, dataclasses.replace(SAID, **change), [], [], NOW)
+        assert counted(queue) == [
+            ("dev-a", "spine", "abdomen", "disagrees", 2, instance_id(2)),
+            ("dev-a", "spine", "chest", "disagrees", 1, instance_id(3)),
+            ("dev-b", "spine", "abdomen", "disagrees", 1, instance_id(4)),
+        ]
+        row = queue.find(instance(1).instance_id)[0]
+        assert {key: row[key] for key in ("picture", "tag", "agreement", "doubt", "device")} == {
+            "picture": "spine", "tag": "abdomen", "agreement": "disagrees", "doubt": "", "device": "dev-a",
+        }
+
+    def test_an_instance_is_counted_once(self, queue: Queue) -> None:
+        """Deaths before the end count nothing, and neither does a rework, a release or another header of the same pixels."""
+        queue.add(instance(1))
+        for _ in range(2):
+            claimed(queue, OTHER)
+            queue.reclaim(lambda owner: owner != OTHER)
+        assert counted(queue) == []
+        queue.finish(claimed(queue), ME, SAID, [], [Held("sc", ("pacs",), "tag_disagrees")], NOW)
+        queue.release(instance(1).instance_id, NOW)
+        queue.finish(claimed(queue), ME, SAID, [output(1)], [], NOW)
+        queue.settle(one_delivery(queue), ME, DELIVERED, NOW)
+        queue.retry(instance(1).instance_id, NOW)
+        queue.finish(claimed(queue), ME, SAID, [output(2)], [], NOW)
+        queue.add(instance(2, uid="1.2.1"))
+        queue.finish(claimed(queue), ME, SAID, [], [], NOW, "header_differs")
+        assert [row[-2] for row in counted(queue)] == [1]
+
+    def test_a_claim_that_was_lost_counts_nothing(self, queue: Queue) -> None:
+        """Count and end of the work are one transaction."""
+        queue.add(instance())
+        claim = claimed(queue, OTHER)
+        queue.reclaim(lambda owner: owner != OTHER)
+        with pytest.raises(LeaseLost):
+            queue.finish(claim, OTHER, SAID, [], [], NOW)
+        assert counted(queue) == []
+
+    def test_counts_outlive_their_instances(self, queue: Queue) -> None:
+        """The keeper forgets the instance; the counts of its day go by their own age."""
+        queue.add(instance())
+        queue.finish(claimed(queue), ME, SAID, [], [], NOW)
+        queue.removed([instance().location])
+        assert queue.forget(LATER) == 1
+        assert [row[-2] for row in counted(queue)] == [1]
+        assert (queue.forget_tags(NOW.date()), queue.forget_tags(NOW.date() + timedelta(days=1))) == (0, 1)
+        assert counted(queue) == []
+
+    @pytest.mark.parametrize(("first", "last", "found"), [(0, 1, 1), (-9, 0, 0), (1, 9, 0), (-1, 9, 1)])
+    def test_counts_are_asked_for_by_the_day_of_reception(self, queue: Queue, first: int, last: int, found: int) -> None:
+        """Whenever it was worked: the last day is not in it."""
+        queue.add(instance())
+        queue.finish(claimed(queue), ME, SAID, [], [], NOW + timedelta(days=3))
+        assert len(queue.tags(NOW.date() + timedelta(days=first), NOW.date() + timedelta(days=last))) == found
 
     @pytest.mark.parametrize("reason", ["pixels_differ", "content_differs"])
     def test_release_of_what_differs_accepts_it_and_waives_no_redaction(self, queue: Queue, reason: str) -> None:

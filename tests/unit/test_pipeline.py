@@ -233,6 +233,39 @@ def test_nothing_is_waived_unasked() -> None:
     assert made(result) == ["sc"]
 
 
+# -- what a rule holds
+@pytest.mark.parametrize("reason", ["body_part_uncertain", "tag_disagrees"])
+def test_what_a_rule_holds_waits_and_the_original_leaves(reason: str) -> None:
+    """No model is asked and nothing is redacted for what a person must look at first; an original claims nothing."""
+    held_route = dataclasses.replace(route(("sr", "sc", "deidentified", "original")), hold=reason)
+    result = work(kit(held_route, infer=raising(Unwanted), redact=raising(Unwanted)))
+    assert made(result) == ["original"]
+    assert held(result) == {"sr": reason, "sc": reason, "deidentified": reason}
+    assert result.findings == ()
+    assert len(result.pixel_digest) == 64
+
+
+def test_what_a_person_has_settled_is_made() -> None:
+    """By the same route, and redaction is not waived by it."""
+    held_route = dataclasses.replace(route(("sr", "sc")), hold="body_part_uncertain")
+    order = Order(generation=1, settled=True)
+    result = work(kit(held_route), order=order)
+    assert (made(result), result.held) == (["sc", "sr"], ())
+    result = work(kit(held_route, redact=raising(RedactionUncertain("x"))), order=order)
+    assert (made(result), held(result)) == (["sr"], {"sc": "redaction_uncertain"})
+
+
+def test_a_cut_off_image_is_held_for_what_the_rule_says_first() -> None:
+    """The person who releases it learns then that it has no pixels."""
+    ds = pydicom.dcmread(BytesIO(pydicom_file("CT_small.dcm")))
+    del ds.PixelData
+    cut = BytesIO()
+    ds.save_as(cut)
+    held_route = dataclasses.replace(route(("sr", "original")), hold="body_part_uncertain")
+    assert held(work(kit(held_route), cut.getvalue())) == {"sr": "body_part_uncertain"}
+    assert held(work(kit(held_route), cut.getvalue(), Order(1, settled=True))) == {"sr": "undecodable"}
+
+
 # -- identity of results
 def test_a_repeat_makes_the_same_objects() -> None:
     """A crash and repeat gives the same UIDs and the same bytes, so an archive that has them keeps one of each."""

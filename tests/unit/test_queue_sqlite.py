@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import multiprocessing
 import sqlite3
@@ -19,10 +20,11 @@ from dicomnode.queue.database import from_db, owner_of, owner_text, scripts, to_
 from dicomnode.queue.deliveries import _ANY_DUE, _DUE
 from dicomnode.queue.owner import this_process
 from dicomnode.queue.sqlite import SqliteQueue
+from dicomnode.queue.tags import OTHERS
 from dicomnode.queue.work import _FIELDS
 from dicomnode.records import Held
 
-from .queue_contract import ME, NOW, SUMMARY, QueueContract, claimed, instance, output, worked
+from .queue_contract import ME, NOW, SAID, SUMMARY, QueueContract, claimed, counted, instance, output, worked
 
 INSTANCE_STATES = ("waiting", "active", "deferred", "done", "hold", "quarantine", "duplicate", "own", "dropped")
 DELIVERY_STATES = ("ready", "active", "deferred", "delivered", "hold", "expired", "dropped")
@@ -160,6 +162,16 @@ def test_every_change_but_a_claim_is_on_disk_when_it_returns(queue: SqliteQueue)
     assert level() == 1
     queue.finish(claim, ME, SUMMARY, [output()], [], NOW)
     assert level() == 2
+
+
+def test_a_sender_that_changes_its_name_fills_no_disk(queue: SqliteQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the devices of a day all others share a row, and devices that were there before go on having theirs."""
+    monkeypatch.setattr("dicomnode.queue.tags.MOST_DEVICES", 3)
+    for number in (*range(1, 8), 1):
+        one = instance(number + 10 * bool(queue.known(instance(number).instance_id)))
+        queue.add(one)
+        queue.finish(claimed(queue), ME, dataclasses.replace(SAID, device=f"dev-{number}"), [], [], NOW)
+    assert [(row[0], row[-2]) for row in counted(queue)] == [(OTHERS, 4), ("dev-1", 2), ("dev-2", 1), ("dev-3", 1)]
 
 
 def test_a_second_process_sees_what_the_first_one_wrote(queue: SqliteQueue, path: Path) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from dicomnode.queue import Claim
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, OutputKind, Verdict
-from dicomnode.settings import LogSettings, SendSettings, Settings, WorkSettings
+from dicomnode.settings import LogSettings, SendSettings, Settings, WorkSettings, load
 from dicomnode.spool import Spool
 from dicomnode.worker import EXIT_DEFECT, MAX_DEFECTS, Worker, run_worker
 from tests.unit import fakes
@@ -43,7 +43,7 @@ class Desk:
     """A worker with its spool, its queue and a kit whose stages the test changes."""
 
     def __init__(self, root: Path, *outputs: OutputKind) -> None:
-        base = configured(root)
+        base = load(root / "ae_config") if (root / "ae_config").exists() else configured(root)
         self.settings: Settings = base.model_copy(update={
             "send": SendSettings(first_delay_s=10, max_delay_s=60), "work": WorkSettings(deadline_s=60),
         })
@@ -139,6 +139,109 @@ def test_what_the_pipeline_calls_urgent_is_claimed_first(desk: Desk) -> None:
     assert [(one.instance_id, one.urgent) for one in claimed] == [
         (second.instance_id, True), (first.instance_id, False), (first.instance_id, False),
     ]
+
+
+# -- Body Part Examined
+SAID = dataclasses.replace(
+    fakes.route(("sr",)), picture="pediatric_chest", tag="spine", agreement="disagrees", doubt="", device="dev-0123456789ab",
+)
+
+
+def counts(desk: Desk) -> list[tuple[object, object, object]]:
+    """Picture, tag and how often."""
+    rows = desk.queue.tags(date(2000, 1, 1), date(2100, 1, 1))
+    return [(row["picture"], row["tag"], row["count"]) for row in rows]
+
+
+def test_a_disagreement_is_told_and_counted_once(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
+    """With body part, tag, probability and device, and not again when the instance is reworked or comes again."""
+    desk.use(fakes.kit(SAID))
+    one = desk.receive(fresh(1))
+    desk.worker.step()
+    (delivery,) = desk.queue.claim_deliveries("pacs", desk.owner, 9, datetime.now(UTC))
+    desk.queue.settle(delivery, desk.owner, Verdict("delivered", status=0), datetime.now(UTC))
+    assert desk.queue.retry(one.instance_id, datetime.now(UTC)) == 1
+    desk.worker.step()
+    (told,) = [line for line in lines() if line["event"] == "tag_disagrees"]
+    assert (told["body_part"], told["tag"], told["device"], told["instance_id"]) == (
+        "pediatric_chest", "spine", SAID.device, one.instance_id,
+    )
+    assert told["probability"] == round(max(SAID.probabilities.values()), 3)
+    assert counts(desk) == [("pediatric_chest", "spine", 1)]
+    assert desk.row(one)["tag"] == "spine"
+
+
+@pytest.mark.parametrize("agreement", ["agrees", "absent", "not_comparable", ""])
+def test_what_does_not_disagree_is_not_told(desk: Desk, lines: Callable[[], list[dict[str, Any]]], agreement: Any) -> None:
+    """It is counted, where the picture was certain."""
+    desk.use(fakes.kit(dataclasses.replace(SAID, agreement=agreement)))
+    desk.receive(fresh(1))
+    desk.worker.step()
+    assert [line for line in lines() if line["event"] == "tag_disagrees"] == []
+    assert len(counts(desk)) == bool(agreement)
+
+
+def test_the_reason_of_doubt_is_in_row_and_log(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
+    """And what the rule holds can be released, which a retry does not do."""
+    doubt = dataclasses.replace(
+        fakes.route(("sr",)), body_part="uncertain", doubt="constant", handling="hold", hold="body_part_uncertain",
+    )
+    desk.use(fakes.kit(doubt))
+    one = desk.receive(fresh(1))
+    desk.worker.step()
+    assert (desk.row(one)["doubt"], desk.row(one)["body_part"]) == ("constant", "uncertain")
+    assert next(line for line in lines() if line["event"] == "instance_done")["doubt"] == "constant"
+    assert desk.deliveries(one) == [("sr", "hold", "body_part_uncertain")]
+    desk.queue.retry(one.instance_id, datetime.now(UTC))
+    desk.worker.step()
+    assert desk.deliveries(one) == [("sr", "hold", "body_part_uncertain")]
+    desk.queue.release(one.instance_id, datetime.now(UTC))
+    desk.worker.step()
+    assert desk.deliveries(one) == [("sr", "ready", "")]
+
+
+_DIES = """
+import os, signal, sys
+from pathlib import Path
+from dicomnode.queue import tags, work
+from tests.unit import fakes
+from tests.unit.test_worker import SAID, Desk
+from tests.unit.spooled import configured
+when, root = sys.argv[1:]
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+desk = Desk(Path(root))
+desk.use(fakes.kit(SAID))
+if when == "before":
+    work.count = die
+elif when == "within":
+    def count(*given):
+        tags.count(*given)
+        die()
+    work.count = count
+elif when == "after":
+    finish = desk.queue.finish
+    def finished(*given, **more):
+        finish(*given, **more)
+        die()
+    desk.queue.finish = finished
+desk.worker.step()
+"""
+
+
+@pytest.mark.parametrize(("when", "first"), [("before", 0), ("within", 0), ("after", 1)])
+def test_a_worker_that_is_killed_counts_once(tmp_path: Path, when: str, first: int) -> None:
+    """Killed before the count, between count and commit, or after the commit: the next worker makes it one."""
+    desk = Desk(tmp_path)
+    one = desk.receive(fresh(1))
+    done = subprocess.run([sys.executable, "-c", _DIES, when, str(tmp_path)], check=False, timeout=120)
+    assert done.returncode == -9
+    assert sum(int(str(row[2])) for row in counts(desk)) == first
+    desk.queue.reclaim(lambda owner: owner == desk.owner)
+    desk.use(fakes.kit(SAID))
+    desk.worker.step()
+    assert counts(desk) == [("pediatric_chest", "spine", 1)]
+    assert desk.state(one)[0] == "done"
+    desk.queue.close()
 
 
 # -- the good way
