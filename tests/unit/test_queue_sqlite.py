@@ -248,6 +248,29 @@ def test_a_filled_first_version_is_brought_forward_and_goes_on(first_version: Pa
     queue.close()
 
 
+def test_the_table_that_is_made_anew_loses_nothing(first_version: Path) -> None:
+    """Version 4 makes deliveries anew: every index, trigger and column of before is there, and no number comes twice."""
+    old = sqlite3.connect(first_version, isolation_level=None)
+    old.create_function("dicomnode_actor", 0, lambda: "test")
+    for version in (2, 3):
+        old.executescript(scripts()[version])
+    old.execute("PRAGMA user_version = 3")
+    old.execute("DELETE FROM deliveries WHERE delivery_id = 4")  # the highest number is gone, and must not come again
+    names = "SELECT type, name FROM sqlite_master WHERE tbl_name = 'deliveries' OR type = 'view'"
+    before, rows = set(old.execute(names)), list(old.execute("SELECT * FROM deliveries"))
+    columns = [row[1] for row in old.execute("PRAGMA table_info(deliveries)")]
+    events = list(old.execute("SELECT * FROM history"))
+    old.close()
+    queue = SqliteQueue(first_version)
+    new = queue._connection
+    assert {tuple(row) for row in new.execute(names)} >= before
+    assert [tuple(row) for row in new.execute(f"SELECT {', '.join(columns)} FROM deliveries")] == rows  # noqa: S608
+    assert [tuple(row) for row in new.execute("SELECT * FROM history")] == events
+    queue.finish(claimed(queue), ME, SUMMARY, [output(9, kind="sc-map"), output(10, kind="seg")], [], NOW)
+    assert [row[0] for row in new.execute("SELECT delivery_id FROM deliveries ORDER BY 1")] == [1, 2, 3, 5, 6]
+    queue.close()
+
+
 def test_processes_that_open_a_first_version_together_bring_it_forward_once(first_version: Path) -> None:
     """One migrates, the others wait; each works on what it then finds."""
     _run_four(first_version, "work", expected=1)
