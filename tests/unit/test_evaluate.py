@@ -247,6 +247,30 @@ def test_folders_and_several_sets(make, manifest, tmp_path):
         evaluate_model(model=tmp_path / "models/brightness/1.0.0", data=empty, split="val")
 
 
+def test_our_manifest_has_two_groups(make, tmp_path):
+    """What may only be looked at stands apart, with the classes that it has; both plots get a panel for each."""
+    random, path = np.random.default_rng(3), tmp_path / "MANIFEST.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "class", "split"])
+        for number in range(30):
+            label = LABELS[number % (3 if number < 20 else 2)]
+            name = f"{'' if number < 20 else 'nc/'}radiographs/{label}/{number}.png"
+            draw(tmp_path / name, label, random)
+            writer.writerow([name, label, "test"])
+        writer.writerow(["dicom/elsewhere.dcm", "dicom:syntaxes", "any"])
+    out = tmp_path / "out"
+    done = RUN.invoke(app, [
+        "router", "--manifest", str(path), "--model", str(make()), "--out", str(out), "--draws", "150", "--saliency", "1",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    groups = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["groups"]
+    assert {name: group["pictures"] for name, group in groups.items()} == {"test": 20, "outside": 10}
+    assert list(groups["outside"]["per_class"]) == list(LABELS[:2])
+    assert groups["outside"]["merged"]["macro"]["f1"]["value"] >= groups["outside"]["macro"]["f1"]["value"]
+    assert {path.name for path in out.glob("saliency*.png")} == {"saliency.png", "saliency_outside.png"}
+
+
 def test_side_by_side(make, manifest, tmp_path):
     """Differences are paired: a model does not differ from itself, and a worse one has less."""
     dull = np.zeros((SIZE, SIZE))
