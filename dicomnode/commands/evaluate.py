@@ -40,7 +40,12 @@ ModelDirs = Annotated[
     typer.Option("--model", help="models/NAME/VERSION; default: the node's own. Repeated: side by side, against the first."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for evaluation.json, evaluation.md and plots.")]
-Split = Annotated[str, typer.Option("--split", help="Split to measure: val while choosing, test once for the report.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", help="val while choosing, test once for the report. Default: test; of a set without splits everything.",
+    ),
+]
 Merge = Annotated[
     list[str] | None,
     typer.Option("--merge", help="LABEL+LABEL=NAME: report also with these counted as one. Default: the two chests."),
@@ -68,7 +73,7 @@ class _Given:
     as_json: bool
 
 
-def _run(name: Literal["router", "findings"], split: str, asking: evaluate.Asking, given: _Given) -> None:
+def _run(name: Literal["router", "findings"], split: str | None, asking: evaluate.Asking, given: _Given) -> None:
     """Measure each model, write what there is, print it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -131,7 +136,7 @@ def _shipped(name: str) -> Path:
 
 @app.command("router")
 def router(  # noqa: PLR0917 - typer names them all
-    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = "test", merge: Merge = None, batch: Batch = 16,
+    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = None, merge: Merge = None, batch: Batch = 16,
     threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person",
     saliency: Saliency = 0, json: Json = False,
 ) -> None:
@@ -145,7 +150,7 @@ def router(  # noqa: PLR0917 - typer names them all
 
 @app.command("findings")
 def findings(  # noqa: PLR0917
-    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = "test", merge: Merge = None, batch: Batch = 16,
+    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = None, merge: Merge = None, batch: Batch = 16,
     threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person",
     saliency: Saliency = 0, json: Json = False,
 ) -> None:

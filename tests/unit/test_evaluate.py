@@ -19,16 +19,20 @@ from dicomnode.commands.evaluate import app
 from dicomnode.errors import BadSetting
 from dicomnode.records import Placement
 from dicomnode.stages.infer import Model
-from dicomnode.training.datasets import read_picture
+from dicomnode.training.datasets import BREAST, PNEUMONIA, read_picture
 from dicomnode.training.evaluate import Asking, evaluate_model, measure_model, parse_merge, saliency
 from dicomnode.training.evaluate.compare import names_of, side_by_side
+from dicomnode.training.evaluate.groups import selections_for
 from dicomnode.training.evaluate.saliency import shares
 from dicomnode.training.evaluate.sheet import sheet
+from tests.unit.pictures import native
 
 onnx = pytest.importorskip("onnx", reason="the extra `train` is not installed: onnx makes the models of these tests")
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
 
 from dicomnode.training.export import write_card  # noqa: E402 - needs torch
+
+from dicomnode.training.evaluate import plots  # noqa: E402 - needs matplotlib
 
 SIZE = 24
 LABELS = ("abdomen", "adult_chest", "pediatric_chest")
@@ -229,22 +233,57 @@ def test_findings(make, manifest, tmp_path):
 
 def test_folders_and_several_sets(make, manifest, tmp_path):
     """A folder LABEL/PICTURE needs no split; each set is a group; a file that is no picture is counted."""
-    random, root = np.random.default_rng(8), tmp_path / "clinic"
+    random, root, model = np.random.default_rng(8), tmp_path / "clinic", make()
     for label in LABELS[:2]:
-        for number in range(6):
+        for number in range(20):
             draw(root / label / f"{number}.png", label, random)
     (root / "abdomen" / "broken.png").write_bytes(b"no picture")
-    report = evaluate_model(model=make(), data=[manifest, root], split="val", draws=150)
+    report = evaluate_model(model=model, data=[manifest, root], split=None, draws=150, out=tmp_path / "out")
     assert {name: (group["pictures"], group["unreadable"]) for name, group in report["groups"].items()} == {
-        "val": (66, 0), "clinic": (12, 1),
+        "test": (24, 0), "clinic": (40, 1),
     }  # fmt: skip
     assert report["groups"]["clinic"]["drawn"]["unit"] == "picture"
-    again = evaluate_model(model=tmp_path / "models/brightness/1.0.0", data=[manifest, manifest], split="val", draws=150)
+    assert (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8").count("No splits are stated") == 1
+    # What training keeps back of such a folder is a part of it, and then that alone is measured.
+    kept = evaluate_model(model=model, data=root, split="test", draws=150)["groups"]
+    assert list(kept) == ["test"]
+    assert 0 < kept["test"]["pictures"] < 20
+    again = evaluate_model(model=model, data=[manifest, manifest], split="val", draws=150)
     assert list(again["groups"]) == ["val", "data_val"]
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(BadSetting, match="no picture"):
-        evaluate_model(model=tmp_path / "models/brightness/1.0.0", data=empty, split="val")
+        evaluate_model(model=model, data=empty)
+
+
+def test_dicom_pictures(make, tmp_path):
+    """The same pictures as PNG and as DICOM, of either polarity, get the same answers; the persons are those of the files."""
+    random, model = np.random.default_rng(8), make()
+    for label in LABELS[:2]:
+        for number in range(8):
+            path = tmp_path / "png" / label / f"{number}.png"
+            draw(path, label, random)
+            values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            turned = number % 2
+            data = native(255 - values if turned else values, f"MONOCHROME{2 - turned}", PatientID=f"{label}{number // 2}")
+            target = tmp_path / "dicom" / label / str(number)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+    found = [measure_model(model, [tmp_path / kind], None, ASKING) for kind in ("png", "dicom")]
+    plain, coded = (one.judged[kind].probabilities for one, kind in zip(found, ("png", "dicom"), strict=True))
+    np.testing.assert_allclose(plain, coded, atol=1e-6)
+    assert found[1].report["groups"]["dicom"]["persons"] == 8
+
+
+def test_labels_of_our_manifest_say_which_rows(make):
+    """A findings model is measured on the rows of its labels; one of a site's own has none in our manifest."""
+    card = load_card(make() / "card.toml")
+    assert set(selections_for(card)) == {"test", "outside"}
+    for labels, expected in (
+        (("normal", "pneumonia"), {"test": PNEUMONIA}), (("malignant", "benign"), {"test": BREAST}), (("knee", "toe"), {}),
+    ):  # fmt: skip
+        keys = tuple(card.labels[0].model_copy(update={"key": key}) for key in labels)
+        assert selections_for(card.model_copy(update={"task": "findings", "labels": keys})) == expected
 
 
 def test_our_manifest_has_two_groups(make, tmp_path):
@@ -271,8 +310,10 @@ def test_our_manifest_has_two_groups(make, tmp_path):
     assert {path.name for path in out.glob("saliency*.png")} == {"saliency.png", "saliency_outside.png"}
 
 
-def test_side_by_side(make, manifest, tmp_path):
+def test_side_by_side(make, manifest, tmp_path, monkeypatch):
     """Differences are paired: a model does not differ from itself, and a worse one has less."""
+    drawn = []
+    monkeypatch.setattr(plots, "draw", lambda report, folder: drawn.append((report["model"], folder.name)))
     dull = np.zeros((SIZE, SIZE))
     dull[:2, :2] = 1  # sees 4 pixels
     folders = [make(), make("again"), make("dull", weights=dull), make("open", labels=("abdomen", "adult_chest", "other"))]
@@ -291,7 +332,8 @@ def test_side_by_side(make, manifest, tmp_path):
     assert worse["difference"]["value"] == pytest.approx(worse["f1"]["value"] - first["f1"]["value"])
     assert (opened["merged_f1"] is None, opened["name"]) == (False, "open 1.0.0")
     assert (out / "side_by_side.png").exists()
-    assert (out / "dull_1.0.0" / "reliability.png").exists()
+    assert drawn[2:] == [("dull", "dull_1.0.0"), ("open", "open_1.0.0")]
+    assert (out / "dull_1.0.0" / "evaluation.md").exists()
     text = (out / "side_by_side.md").read_text(encoding="utf-8")
     assert "22 pictures that not every model knows" in text
     assert text.strip() in done.output

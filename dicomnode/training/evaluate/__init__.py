@@ -27,14 +27,14 @@ from dicomnode.errors import BadSetting
 from dicomnode.stages.infer import Model, Provider
 from dicomnode.training.datasets import Example, Selection
 from dicomnode.training.evaluate.asking import Tell, ask
-from dicomnode.training.evaluate.groups import GROUPS, MERGES, groups_of, parse_merge
+from dicomnode.training.evaluate.groups import MERGES, groups_of, parse_merge
 from dicomnode.training.evaluate.judged import Judged, judge
 from dicomnode.training.evaluate.measure import measure
 from dicomnode.training.evaluate.report import as_markdown
 from dicomnode.training.evaluate.saliency import look_into, summary
 from dicomnode.training.evaluate.sheet import sheet
 
-__all__ = ["GROUPS", "MERGES", "Asking", "Measured", "as_markdown", "evaluate_model", "measure_model", "parse_merge", "write"]
+__all__ = ["MERGES", "Asking", "Measured", "as_markdown", "evaluate_model", "measure_model", "parse_merge", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Measured:
 
 
 def measure_model(
-    model: Path, data: Sequence[Path], split: str, asking: Asking, selections: Mapping[str, Selection] | None = None,
+    model: Path, data: Sequence[Path], split: str | None, asking: Asking, selections: Mapping[str, Selection] | None = None,
     groups: Mapping[str, Sequence[Example]] | None = None,
 ) -> Measured:  # fmt: skip
     """Measure one model on one split of some data; raises as `evaluate_model`."""
@@ -100,6 +100,7 @@ def measure_model(
             **measure(judged, card, asking.draws, by_person=asking.by_person, merge=asking.merge),
             "unknown": unknown,
             "unreadable": asked.unreadable,
+            "every_split": split is None and any(example.drawn for example in part),
             "milliseconds_per_picture": asked.milliseconds,
         }
         found[name] = judged
@@ -124,7 +125,7 @@ def evaluate_model(
     model: Path,
     data: Path | Sequence[Path],
     out: Path | None = None,
-    split: str = "test",
+    split: str | None = "test",
     selections: Mapping[str, Selection] | None = None,
     draws: int = 10_000,
     provider: Provider = "cpu",
@@ -138,10 +139,12 @@ def evaluate_model(
     model
         The model's folder, ``models/<name>/<version>``.
     data
-        Manifests (of ours: the groups of `GROUPS` are reported apart; of a site: all rows) or folders
+        Manifests (of ours: what was never learned from is reported apart; of a site: all rows) or folders
         ``<split>/<label>/<picture>`` or ``<label>/<picture>``.
+    split
+        None: test where splits are stated, every picture where none are.
     selections
-        Which rows of a manifest make which group; None: `GROUPS` for the model's task.
+        Which rows of a manifest make which group; None: `groups.selections_for` the model.
     out
         Folder for evaluation.json and evaluation.md; None writes nothing.
     examples

@@ -39,6 +39,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 def _of_group(group: Mapping[str, Any]) -> list[str]:
     drawn = group["drawn"]
     lines = [f"Drawn by {drawn['unit']}: {drawn['units']} units, {group['persons']} of them named persons."]
+    if group["every_split"]:
+        lines += ["", "No splits are stated, so every picture counts. If the model learned from this set: `--split test`."]
     if group["unreadable"]:
         lines += ["", f"**{group['unreadable']} files could not be read** and are in no figure."]
     lines += ["", *_classes(group)]
