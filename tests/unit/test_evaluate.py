@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from dicomnode.carding import write_card
 from dicomnode.cards import Card, ModelFolder, load_card
 from dicomnode.commands.evaluate import app
 from dicomnode.errors import BadSetting
@@ -29,8 +30,6 @@ from tests.unit.pictures import native
 
 onnx = pytest.importorskip("onnx", reason="the extra `train` is not installed: onnx makes the models of these tests")
 pytest.importorskip("matplotlib", reason="the extra `train` is not installed")
-
-from dicomnode.training.export import write_card  # noqa: E402 - needs torch
 
 from dicomnode.training.evaluate import plots  # noqa: E402 - needs matplotlib
 
