@@ -8,7 +8,7 @@ before the first instance, and the slow first run is behind. Others are not read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from dicomnode import __version__
 from dicomnode.errors import BadRule, MissingModel
@@ -24,6 +24,7 @@ from dicomnode.stages.infer import Infer, Model
 from dicomnode.stages.look import look
 from dicomnode.stages.redact import Redact
 from dicomnode.stages.route import RouteStage
+from dicomnode.stages.sight import Classify
 
 #: Time for reading the text of one frame, at most, seconds.
 _FRAME_S = 120.0
@@ -33,11 +34,15 @@ _FRAME_S = 120.0
 _FORM = "2"
 
 
-def build_router(routes: Routes, models: dict[str, Model], key: bytes = b"") -> RouteStage:
+def build_router(
+    routes: Routes, models: dict[str, Model], key: bytes = b"", classifier: Callable[[Model], Classify] | None = None,
+) -> RouteStage:
     """The route stage with the classifier that routes.toml names.
 
     Parameters
     ----------
+    classifier
+        Makes something of the router's model that is asked about one picture; absent: the model itself is.
     key
         Of the node, for the tokens of devices; without one there are none.
 
@@ -55,8 +60,9 @@ def build_router(routes: Routes, models: dict[str, Model], key: bytes = b"") -> 
         raise BadRule(f"routes.toml: {fault}")
     parts = {name: model.card.body_parts for name, model in models.items()}
     router = models[routes.router]
+    classify = classifier(router) if classifier else router.probabilities
     return RouteStage(
-        routes, router.probabilities, look, router.card.version, parts, labels=[label.key for label in router.card.labels],
+        routes, classify, look, router.card.version, parts, labels=[label.key for label in router.card.labels],
         certain_from=router.card.output.certain_from, key=key,
     )
 
@@ -119,13 +125,17 @@ def load_models(work: WorkSettings, names: Iterable[str], approved: Mapping[str,
     return models
 
 
-def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
+def build_kit(
+    settings: Settings, node_id: str, key: bytes, classifier: Callable[[Model], Classify] | None = None,
+) -> Kit:
     """Build the stages of one process.
 
     Parameters
     ----------
     node_id, key
         Identity of the node, from its spool.
+    classifier
+        As in `build_router`.
 
     Raises
     ------
@@ -145,7 +155,7 @@ def build_kit(settings: Settings, node_id: str, key: bytes) -> Kit:
         return tuple(infer(look(image), name, frame) for name in route.models) if image.has_pixels else ()
 
     return Kit(
-        route=build_router(settings.routes, models, key),
+        route=build_router(settings.routes, models, key, classifier),
         infer=find,
         redact=redact,
         waive=redact.waive,

@@ -107,6 +107,7 @@ class _Watch:
 
 def process(
     instance: Instance, source: BinaryIO, kit: Kit, order: Order | None = None, progress: Callable[[], object] = lambda: None,
+    image: Image | None = None,
 ) -> Result:
     """Work one instance.
 
@@ -116,6 +117,8 @@ def process(
         The Part 10 file, seekable; it stays open until the outputs of the result have been written.
     progress
         Called at each step forward, also while the outputs are written: a stage ended, or a frame is asked for.
+    image
+        Of this source, where it was opened before.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def process(
     order = order or Order()
     watch = _Watch(instance.instance_id, progress)
     with watch.stage("read"):
-        image = Image.open(source, instance, progress)
+        image = image or Image.open(source, instance, progress)
     with watch.stage("route"):
         route = kit.route(instance, image)
     # An object that is an image by its class, and has none, was cut off: a person must know.

@@ -39,6 +39,7 @@ BROAD = {
     "dicomnode/upper/handshake.py": {"read_request"},
     "dicomnode/keeper/__init__.py": {"*"},
     "dicomnode/commands/files.py": {"each"},
+    "dicomnode/commands/ahead.py": {"_try"},
 }
 #: Keys that the log itself writes.
 HEAD_KEYS = {"timestamp", "level", "event", "process", "pid", "dropped"}

@@ -1,7 +1,8 @@
 """``run`` and ``route``: the pipeline and its first stage on files, without a network.
 
-**Way** Each command goes through all files, says what became of each, and ends with 1 when one failed. Results of `run` are
-named by their own UIDs, because names of sources may hold names of people.
+**Way** Each command goes through all files, says what became of each, and ends with 1 when one failed. The router is asked
+about the pictures of several files at once (`ahead`). Results of `run` are named by their own UIDs, because names of sources
+may hold names of people.
 
 **Limits** `run` uses the identity of the configured node, so its pseudonyms are those that the node sends.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -18,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from dicomnode.commands.ahead import Ahead
 from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, MaybeConfig, print_json, routes_of
 from dicomnode.errors import EXIT_FAILURE, DicomNodeError, NotFound, Permanent
 from dicomnode.header import header
@@ -28,6 +31,8 @@ from dicomnode.records import UNCERTAIN, Held, Instance, OutputKind, Result, Rou
 from dicomnode.repository import named
 from dicomnode.settings import Peer, Settings, WorkSettings, load
 from dicomnode.spool import Spool, new_id, read_identity
+from dicomnode.stages.infer import Model
+from dicomnode.stages.together import Together
 
 #: The one destination of `run`: outside, so that nothing identifying is written.
 _FOLDER = "folder"
@@ -82,8 +87,10 @@ def run(
     """Work a folder as the node would, without a network; what is written is safe for outside."""
     settings = load(config)
     identity = Spool(settings.node.state_dir).identity()
-    kit = _outside(build_kit(settings, identity.node_id, identity.key))
+    classify = _Batches()
+    kit = _outside(build_kit(settings, identity.node_id, identity.key, classify.of))
     files = sources(src)  # once: results may stand below src
+    ahead = Ahead(files, classify.made, partial(instance_of, node_id=identity.node_id), kit.route)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,8 +99,8 @@ def run(
 
     def work(file: Path) -> None:
         nonlocal waiting
-        with file.open("rb") as stream:
-            result = process(instance_of(stream, identity.node_id), stream, kit)
+        with ahead.opened(file) as (stream, instance, image):
+            result = process(instance, stream, kit, image=image)
             written, held = _write_all(out, result)
         waiting += len(held)
         for one in held:
@@ -105,6 +112,17 @@ def run(
     if not json:
         typer.echo(f"{len(files) - len(failed)} worked, {len(failed)} failed, {waiting} outputs held; results in {out}")
     raise typer.Exit(EXIT_FAILURE if failed or waiting else 0)
+
+
+class _Batches:
+    """Makes the router's model one that is asked in batches."""
+
+    made: Together
+
+    def of(self, model: Model) -> Together:
+        """The model, asked in batches."""
+        self.made = Together(model.probabilities_of)
+        return self.made
 
 
 def _outside(kit: Kit) -> Kit:
@@ -163,15 +181,15 @@ def route(
 ) -> None:
     """Say which body part each file shows, which rule wins and where the results would go."""
     routes, settings = routes_of(config)
-    models = load_models(
-        settings.work if settings else WorkSettings(), named(routes), settings.approved if settings else None,
-    )
-    stage = build_router(routes, models, _key(settings))
+    work_settings, approved = (settings.work, settings.approved) if settings else (WorkSettings(), None)
+    classify = _Batches()
+    stage = build_router(routes, load_models(work_settings, named(routes), approved), _key(settings), classify.of)
+    everything = [file for path in files for file in sources(path)]
+    ahead = Ahead(everything, classify.made, instance_of, stage)
 
     def work(file: Path) -> None:
-        with file.open("rb") as stream:
-            instance = instance_of(stream)
-            found = stage(instance, Image.open(stream, instance))
+        with ahead.opened(file) as (_, instance, image):
+            found = stage(instance, image)
         if json:
             print_json({
                 "path": str(file), "body_part": found.body_part, "probability": found.probability,
@@ -183,7 +201,6 @@ def route(
             typer.echo(f"{file}: {found.body_part} ({found.probability:.3f} by {found.source}){_why(found)}, rule {found.rule}"
                        f", model {', '.join(found.models) or '-'}, to {', '.join(found.destinations) or '-'}")
 
-    everything = [file for path in files for file in sources(path)]
     failed = list(each(everything, work, label="routing", quiet=True))
     raise typer.Exit(EXIT_FAILURE if failed else 0)
 
