@@ -20,7 +20,7 @@ from dicomnode.stages.unit import Array
 Ask = Callable[[Sequence[Array]], Sequence[Mapping[str, float]]]
 
 
-class Later(StageFailed):
+class Later(Exception):
     """The question was noted; it will be answered when it is asked again."""
 
 
