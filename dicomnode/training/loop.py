@@ -222,7 +222,7 @@ def fit(
                 progress.advance(bar)
             mean = float(torch.stack(losses).float().mean())
             if not math.isfinite(mean):
-                raise BadSetting(f"epoch {epoch + 1}: the loss is no number any more; try a smaller --rate or --precision fp32")
+                raise BadSetting(f"epoch {epoch + 1}: the loss is no number; try a smaller --rate or --precision fp32")
             score = _judge(run.average, val)
             run.keep(epoch, score, {
                 "epoch": epoch + 1, "loss": round(mean, 4), "val_macro_f1": round(score[0], 4),

@@ -10,7 +10,7 @@ the mean of F1, not the F1 of means; Opitz and Burst 2019, "Macro F1 and Macro F
 **Limits** One true label per picture. What the intervals do not cover is said in `bootstrap`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -131,14 +131,6 @@ def roc_curve(positive: NDArray[np.bool_], score: Numbers) -> tuple[Numbers, Num
     hits, alarms = np.cumsum(positive[order])[ends], np.cumsum(~positive[order])[ends]
     true, false = hits / max(1, int(positive.sum())), alarms / max(1, int((~positive).sum()))
     return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
-
-
-def bootstrap(statistic: Callable[[Indices], float], count: int, draws: int, seed: int = 0) -> Figure:
-    """Figure of any statistic of unit numbers, one draw after the other; what can be written by weights goes to `bootstrap`."""
-    random = np.random.default_rng(seed)
-    drawn = np.array([statistic(random.integers(0, count, count)) for _ in range(draws)])
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Figure(float(statistic(np.arange(count))), float(low), float(high))
 
 
 def log_loss(truth: Indices, probabilities: Numbers) -> float:
