@@ -226,7 +226,8 @@ def fit(
             score = _judge(run.average, val)
             run.keep(epoch, score, {
                 "epoch": epoch + 1, "loss": round(mean, 4), "val_macro_f1": round(score[0], 4),
-                "val_log_loss": round(-score[1], 4), "rate": float(f"{rate:.4g}"), "seconds": round(time.monotonic() - began, 1),
+                "val_log_loss": round(-score[1], 4), "rate": float(f"{rate:.4g}"),
+                "seconds": round(time.monotonic() - began, 1),
             })  # fmt: skip
             line = " ".join(f"{key}={value}" for key, value in run.history[-1].items())
             console.print(line, highlight=False, soft_wrap=True)
