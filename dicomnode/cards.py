@@ -29,6 +29,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dicomnode.errors import BadCard, DigestMismatch, MissingModel
 from dicomnode.records import UNCERTAIN, Code
 
+# Who mends what is found.
+_MAKER = "who made the model mends its card, or goes back to an older version by NAME@VERSION"
+_COPY = "copy this version anew from where it came, all of its files"
+
 
 def _file_name(value: str) -> str:
     if Path(value).name != value or value in {".", ".."}:
@@ -269,18 +273,18 @@ def load_card(path: Path) -> Card:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadCard(f"{path}: {error}") from error
     except ValidationError as error:
-        raise BadCard(f"{path}: {faults_of(error)}") from error
+        raise BadCard(f"{path}: {faults_of(error)}; {_MAKER}") from error
     folder = path.resolve().parent
     for key, said, is_called in (("name", card.name, folder.parent.name), ("version", card.version, folder.name)):
         if said != is_called:
-            raise BadCard(f"{path}: {key}: {said!r}, but the folder is called {is_called!r}")
+            raise BadCard(f"{path}: {key}: {said!r}, but the folder is called {is_called!r}; `dicomnode models add` names it so")
     data = [(item.file, item.sha256) for item in card.data]
     for key, file in (("file", card.file), ("sample.file", card.sample.file), *(("data.file", file) for file, _ in data)):
         if not (folder / file).is_file():
-            raise MissingModel(f"{path}: {key}: {file} is not in the folder")
+            raise MissingModel(f"{path}: {key}: {file} is not in the folder; {_COPY}")
     for key, file, said in (("sha256", card.file, card.sha256), *(("data.sha256", *item) for item in data)):
         if (digest := digest_of_file(folder / file)) != said:
-            raise DigestMismatch(f"{path}: {key}: {file} has the digest {digest}")
+            raise DigestMismatch(f"{path}: {key}: {file} has the digest {digest}; {_COPY}")
     return card
 
 

@@ -220,7 +220,8 @@ class Model:
         difference = max(abs(got[key] - expected) for key, expected in sample.probabilities.items())
         if difference > sample.tolerance:
             raise BadCard(
-                f"{self.folder.path}: the answer to the sample is {difference:.4f} off, more than {sample.tolerance}"
+                f"{self.folder.path}: sample: the answer is {difference:.4f} off, more than {sample.tolerance}: preprocessing "
+                "or runtime are not those of who made the model, who mends it; routes.toml may name an older version"
             )
         return difference
 
