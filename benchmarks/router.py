@@ -5,10 +5,11 @@ Run from the repository root::
     python benchmarks/router.py [--rows 2500] [--columns 2048] [--bits 16] [--rounds 30] [--model bodypart-router] [--json]
 
 A generated radiograph with grain lies as a file, native (Explicit VR Little Endian) and in lossless compressed syntaxes. Each
-round opens it, reads the frame, decodes it, makes the picture that the models share (look), prepares the tensor of the card and
-runs the network: the code of the node, in the order of the node, in one process that may use one core with one thread. The file
-is in the page cache, as one that has just been received. The peer does in the same round what a script of ten lines does:
-pydicom's pixel_array, 0..1 by least and greatest value, Pillow's resize, and the same network in plain onnxruntime.
+round opens it, reads the frame, decodes it, makes the picture that the models share (look), sees whether anything is on it
+(judge), prepares the tensor of the card and runs the network: the code of the node, in the order of the node, in one process
+that may use one core with one thread. The file is in the page cache, as one that has just been received. The peer does in the
+same round what a script of ten lines does: pydicom's pixel_array, 0..1 by least and greatest value, Pillow's resize, and the
+same network in plain onnxruntime.
 
 The least of all rounds counts, for other programs on the machine only ever add; the median of the processor time of this
 process is shown beside it.
@@ -45,6 +46,7 @@ from dicomnode.image import Image, codecs
 from dicomnode.stages.infer import Model
 from dicomnode.stages.look import look
 from dicomnode.stages.preprocess import chain
+from dicomnode.stages.sight import is_even
 from tests.acceptance.samples import radiograph
 from tests.unit.pictures import encapsulated, image, part10
 
@@ -54,7 +56,7 @@ SYNTAXES = {
     "native": ExplicitVRLittleEndian, "RLE": RLELossless, "JPEG lossless": JPEGLosslessSV1, "JPEG-LS": JPEGLSLossless,
     "JPEG 2000": JPEG2000Lossless,
 }  # fmt: skip
-STEPS = ("read", "decode", "look", "prepare", "network")
+STEPS = ("read", "decode", "look", "judge", "prepare", "network")
 
 
 def files(folder: Path, rows: int, columns: int, bits: int) -> dict[str, Path]:
@@ -107,6 +109,8 @@ def ours(path: Path, model: Model, prepare: Callable[[Any], Any], clock: Clock) 
             opened.frame(opened.shown)
         with clock.step("look"):
             picture = look(opened)
+        with clock.step("judge"):
+            is_even(picture)
         with clock.step("prepare"):
             tensor = prepare(picture)[np.newaxis]
         with clock.step("network"):

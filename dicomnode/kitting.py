@@ -25,6 +25,7 @@ from dicomnode.stages.look import look
 from dicomnode.stages.redact import Redact
 from dicomnode.stages.route import RouteStage
 from dicomnode.stages.sight import Classify
+from dicomnode.stages.unit import shown
 
 #: Time for reading the text of one frame, at most, seconds.
 _FRAME_S = 120.0
@@ -151,7 +152,7 @@ def build_kit(
     redact = Redact(mode=work.redaction, lang=work.ocr_language, frame_s=frame_s, budget_s=work.redact_max_s)
 
     def find(image: Image, route: Route) -> tuple[Findings, ...]:
-        frame = image.rows, image.columns
+        frame = shown(image.rows, image.columns)
         return tuple(infer(look(image), name, frame) for name in route.models) if image.has_pixels else ()
 
     return Kit(

@@ -79,9 +79,8 @@ class Image:
         return made
 
     def forget(self) -> None:
-        """Let go of what was made by `once`, and of the last frame."""
+        """Let go of what was made by `once`; the last frame stays, for what comes next asks for it again."""
         self._made.clear()
-        self._last = self._raw = None
 
     @property
     def dataset(self) -> Dataset:

@@ -354,5 +354,7 @@ def test_what_was_made_of_an_image_is_made_once() -> None:
         return len(made)
 
     assert [image.once(make), image.once(make)] == [1, 1]
+    frame = image.frame(0)
     image.forget()
     assert image.once(make) == 2
+    assert image.frame(0) is frame, "what was decoded once is decoded again"
