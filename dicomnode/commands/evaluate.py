@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -83,8 +83,9 @@ def _run(name: Literal["router", "findings"], split: str | None, asking: evaluat
             task = bar.add_task(f"{folder.parent.name} {folder.name}", total=None)
             tell = partial(_tell, bar, task)
             measured.append(evaluate.measure_model(folder, given.data, split, replace(asking, task=name, tell=tell)))
+    found = side_by_side(measured, asking) if len(measured) > 1 else None
     if given.out is not None:
-        _write(measured, asking, given.out)
+        _write(measured, found, given.out)
     elif asking.saliency:
         typer.echo("dicomnode: the contact sheet needs --out, a folder to lie in", err=True)
     for one in measured:
@@ -92,17 +93,19 @@ def _run(name: Literal["router", "findings"], split: str | None, asking: evaluat
             print_json(one.report)
         else:
             typer.echo(evaluate.as_markdown(one.report))
-    if len(measured) > 1 and not given.as_json:
-        typer.echo(as_table(side_by_side(measured, asking)))
+    if found is not None:
+        if given.as_json:
+            print_json({"side_by_side": found})
+        else:
+            typer.echo(as_table(found))
 
 
-def _write(measured: Sequence[evaluate.Measured], asking: evaluate.Asking, out: Path) -> None:
+def _write(measured: Sequence[evaluate.Measured], found: Mapping[str, Any] | None, out: Path) -> None:
     """Write reports and plots; of several models each into a folder of its own, and side by side."""
-    several = len(measured) > 1
-    folders = [out / re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in names_of(measured)] if several else [out]
+    names = [re.sub(r"[^A-Za-z0-9._-]+", "_", name) for name in names_of(measured)]
+    folders = [out] if found is None else [out / name for name in names]
     for one, folder in zip(measured, folders, strict=True):
         evaluate.write(one, folder)
-    found = side_by_side(measured, asking) if several else None
     if found is not None:
         write_side_by_side(found, out)
     try:

@@ -65,6 +65,8 @@ def export_model(network: Classifier, card: Card, folder: Path) -> Card:
     Model(ModelFolder(card, folder)).check_sample()
     return card
 
+_COVERED = 0.95
+
 
 def figures_of(report: Mapping[str, Any]) -> dict[str, dict[str, int | float | str]]:
     """The numbers of `evaluate_model` that stand in a card, by group."""
@@ -74,6 +76,11 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, dict[str, int | float | s
         for what in ("precision", "recall", "f1"):
             table |= _rounded(f"macro_{what}", group["macro"][what])
         table |= {f"f1_{key}": round(row["f1"]["value"], 4) for key, row in group["per_class"].items()}
+        if group["merged"]:
+            table |= _rounded("merged_macro_f1", group["merged"]["macro"]["f1"])
+        table |= _rounded("ece", group["calibration"]["ece"])
+        covered = next(point for point in group["coverage"]["points"] if point["share"] == _COVERED)
+        table |= _rounded("macro_f1_at_95_percent_coverage", covered["f1"])
         for key, row in group["abnormal"].items():
             for what in ("auroc", "sensitivity", "specificity"):
                 table |= _rounded(f"{what}_{key}", row[what])

@@ -21,7 +21,7 @@ from dicomnode.errors import BadSetting
 from dicomnode.records import Placement
 from dicomnode.stages.infer import Model
 from dicomnode.training.datasets import BREAST, PNEUMONIA, read_picture
-from dicomnode.training.evaluate import Asking, evaluate_model, measure_model, parse_merge, saliency
+from dicomnode.training.evaluate import Asking, as_markdown, evaluate_model, measure_model, parse_merge, saliency
 from dicomnode.training.evaluate.compare import names_of, side_by_side
 from dicomnode.training.evaluate.groups import selections_for
 from dicomnode.training.evaluate.saliency import shares
@@ -199,6 +199,26 @@ def test_nothing_known(make, manifest):
     })  # fmt: skip
     with pytest.raises(BadSetting, match="pediatric_chest"):
         evaluate_model(model=findings, data=manifest, split="val", draws=100)
+
+
+def test_a_class_that_is_never_answered_and_a_single_picture(make, tmp_path):
+    """Nothing is divided by nothing, and evaluation.json stays JSON."""
+    draw(tmp_path / "one" / "adult_chest" / "1.png", "pediatric_chest", np.random.default_rng(0))
+    report = evaluate_model(model=make(), data=tmp_path / "one", split=None, draws=100)
+    json.dumps(report, allow_nan=False)
+    group = report["groups"]["one"]
+    assert group["per_class"]["adult_chest"]["precision"] == {"value": 0, "low": 0, "high": 1}
+    assert group["macro"]["f1"]["value"] == 0
+
+
+def test_withheld_altogether(make, manifest):
+    """Where nothing is certain, nothing is right or wrong."""
+    folder = make(output={"name": "logits", "activation": "softmax", "temperature": 4.0, "certain_from": 1.0})
+    report = evaluate_model(model=folder, data=manifest, split="val", draws=100)
+    certain = report["groups"]["val"]["coverage"]["certain_from"]
+    assert (certain["coverage"], certain["f1"], certain["accuracy"]) == (0, None, None)
+    json.dumps(report, allow_nan=False)
+    assert "| 0.0 %: the card's certain_from | 1.000 | - | - |" in as_markdown(report)
 
 
 def test_wrong_command(make, manifest):

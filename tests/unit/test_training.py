@@ -243,6 +243,7 @@ def test_router_from_end_to_end(manifest, tmp_path):
     assert sum(data.pictures for data in card.training_data) == 40
     assert card.figures["test"]["pictures"] == 12
     assert card.figures["test"]["macro_f1"] > 0.8
+    assert {"ece", "ece_low", "macro_f1_at_95_percent_coverage"} <= set(card.figures["test"])
     text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "not for diagnostic use" in text
     assert "spine: 20 training pictures from 3 source(s); few" in text

@@ -67,6 +67,8 @@ def _inside(statistic: Statistic, mask: NDArray[np.bool_], weights: Numbers) -> 
 
 def _firm(value: float, drawn: Numbers, below: float) -> Figure:
     """The interval of a proportion of ``below`` pictures."""
+    if not below:  # a class that is never answered: its precision counts as 0 and could be anything
+        return Figure(value, 0.0, 1.0)
     return metrics.wilson(round(value * below), round(below)) if value in {0.0, 1.0} else interval(value, drawn)
 
 

@@ -43,12 +43,12 @@ def calibration_of(judged: Judged, card: Card, drawn: Mapping[str, tuple[Numbers
 def coverage_of(judged: Judged, card: Card, drawn: Mapping[str, tuple[Numbers, Numbers]]) -> dict[str, Any]:
     """Risk against coverage, figures at some coverages, and at the probability from which the node stands by an answer."""
     selective, rows = judged.selective, []
-    for name in (*(f"coverage {share}" for share in COVERAGES), "certain"):
-        once, often = drawn[name]
-        share = float(once.sum() / judged.truth.size)
+    for wanted in (*COVERAGES, None):
+        once, often = drawn["certain" if wanted is None else f"coverage {wanted}"]
         rows.append({
-            "coverage": share,
-            "from": certain_from(card) if name == "certain" else selective.threshold_of(share),
+            "share": wanted,  # what was asked for; pictures are whole
+            "coverage": float(once.sum() / judged.truth.size),
+            "from": certain_from(card) if wanted is None else selective.threshold_of(wanted),
             "kept": {key: int(once[index].sum()) for index, key in enumerate(judged.keys)},
             # Where nothing is answered nothing is right or wrong.
             **{figure: averages(once, often)[figure] if once.sum() else None for figure in ("f1", "accuracy")},
