@@ -2,7 +2,8 @@
 
 Run from the repository root::
 
-    python benchmarks/router.py [--rows 2500] [--columns 2048] [--bits 16] [--rounds 30] [--model bodypart-router] [--json]
+    python benchmarks/router.py [--rows 2500] [--columns 2048] [--bits 16] [--rounds 30] [--syntaxes native,RLE]
+        [--model bodypart-router] [--json]
 
 A generated radiograph with grain lies as a file, native (Explicit VR Little Endian) and in lossless compressed syntaxes. Each
 round opens it, reads the frame, decodes it, makes the picture that the models share (look), sees whether anything is on it
@@ -59,15 +60,15 @@ SYNTAXES = {
 STEPS = ("read", "decode", "look", "judge", "prepare", "network")
 
 
-def files(folder: Path, rows: int, columns: int, bits: int) -> dict[str, Path]:
-    """Write the radiograph in each syntax."""
+def files(folder: Path, rows: int, columns: int, bits: int, names: list[str]) -> dict[str, Path]:
+    """Write the radiograph in each of these syntaxes."""
     ds = radiograph(rows=rows, cols=columns, seed=1)
     values = np.frombuffer(ds.PixelData, np.uint16).reshape(rows, columns)
     grain = np.random.default_rng(2).integers(0, 16, values.shape, dtype=np.uint16)
     values = ((values << 4) + grain) >> (16 - bits)
     ds.BitsStored, ds.HighBit = bits, bits - 1
     found = {}
-    for name, syntax in SYNTAXES.items():
+    for name, syntax in ((name, SYNTAXES[name]) for name in names):
         native = part10(ds, values.tobytes())
         if syntax != ExplicitVRLittleEndian:
             spec = replace(image(native).spec, transfer_syntax_uid=str(syntax), encapsulated=True)
@@ -159,6 +160,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=2048)
     parser.add_argument("--bits", type=int, default=16, help="Bits Stored, 12 to 16")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--syntaxes", default=",".join(SYNTAXES))
     parser.add_argument("--model", default="bodypart-router")
     parser.add_argument("--models", type=Path, default=Path(__file__).parents[1] / "models")
     parser.add_argument("--json", action="store_true")
@@ -168,7 +170,8 @@ def main() -> None:
     folder = find_models(given.models)[given.model]
     model = Model(folder, threads=1)
     with tempfile.TemporaryDirectory() as place:
-        rows = measure(files(Path(place), given.rows, given.columns, given.bits), model, given.rounds)
+        paths = files(Path(place), given.rows, given.columns, given.bits, given.syntaxes.split(","))
+        rows = measure(paths, model, given.rounds)
     if given.json:
         for row in rows:
             print(json.dumps({"rows": given.rows, "columns": given.columns, "bits": given.bits} | row))
