@@ -61,7 +61,7 @@ class Graph:
     channels_last: bool
     #: Rows and columns; None where any will do.
     size: tuple[int | None, int | None]
-    #: Outputs that are one number for each label.
+    #: Outputs that are one number for each label; none where it only says where.
     scores: tuple[Port, ...]
     #: Outputs that say where.
     maps: tuple[Port, ...]
@@ -103,9 +103,9 @@ def examine(path: Path) -> Graph:
     rows, cols = port.shape[1:3] if channels_last else port.shape[2:4]
     scores = tuple(out for out in session.outputs if _is_score(out))
     maps = tuple(out for out in session.outputs if len(out.shape) == 4 and out not in scores)
-    if not scores:
+    if not scores and not maps:
         given = "; ".join(map(str, session.outputs))
-        raise BadCard(f"{path}: gives {given}; a node needs one number for each label: export it with such an output too")
+        raise BadCard(f"{path}: gives {given}; a node needs one number for each label, or a mask of each")
     return Graph(path, file, session, port, channels, channels_last, (rows, cols), scores, maps)
 
 
@@ -179,6 +179,8 @@ def activation_of(graph: Graph, output: str, steps: Steps) -> str:
     except StageFailed as error:
         raise BadCard(f"{graph.path}: does not take the tensor {tensors.shape[1:]} that the steps make: {error}") from error
     found = np.stack(answers)
+    if output in {port.name for port in graph.maps}:
+        return "none" if found.min() >= 0 and found.max() <= 1 else "sigmoid"
     if not np.isfinite(found).all():
         raise BadCard(f"{graph.path}: its answers are not finite")
     if found.min() >= 0 and found.max() <= 1 and (found.shape[1] == 1 or np.abs(found.sum(axis=1) - 1).max() < _ONE):

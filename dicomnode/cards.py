@@ -96,6 +96,9 @@ class OutputSpec(_Part):
     temperature: float = Field(
         1.0, gt=0, description="Logits are divided by this first; fitted on the validation split."
     )
+    pool: Literal["max"] | None = Field(
+        None, description="max: the output is a mask of `[[maps]]`, and its largest pixel is the label's probability."
+    )
     certain_from: Probability | None = Field(
         None, description="Router: an answer below this probability is uncertain; chosen on the validation split."
     )
@@ -116,11 +119,16 @@ class MapSpec(_Part):
     )
     labels: tuple[Word, ...] = Field(min_length=1, description="Keys of the labels that the channels are for, in order.")
     threshold: Probability | None = Field(None, description="mask: a pixel belongs to the label from this probability.")
+    activation: Literal["sigmoid", "none"] = Field(
+        "none", description="mask: sigmoid where the graph gives logits; none: it gives probabilities."
+    )
 
     @model_validator(mode="after")
     def _threshold_goes_with_mask(self) -> Self:
         if (self.kind == "mask") != (self.threshold is not None):
             raise ValueError("threshold stands exactly where kind = mask")
+        if self.kind == "heat" and self.activation != "none":
+            raise ValueError("activation: evidence has none; only a mask has")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: a key stands twice")
         return self
@@ -224,7 +232,13 @@ class Card(_Part):
         for spec in self.maps:
             if strange := [key for key in spec.labels if key not in keys]:
                 raise ValueError(f"maps: {spec.output}: no label of this card: {', '.join(strange)}")
-        outputs = [self.output.name, *(spec.output for spec in self.maps)]
+        outputs = [spec.output for spec in self.maps]
+        if self.output.pool:
+            own = next((spec for spec in self.maps if spec.output == self.output.name), None)
+            if own is None or own.kind != "mask" or list(own.labels) != keys or self.output.activation != "none":
+                raise ValueError("output.pool: needs activation = none, and in [[maps]] a mask of this output for all labels")
+        else:
+            outputs.append(self.output.name)
         if len(set(outputs)) != len(outputs):
             raise ValueError("maps: an output of the graph stands twice")
         return self
@@ -277,7 +291,7 @@ def load_card(path: Path) -> Card:
     folder = path.resolve().parent
     for key, said, is_called in (("name", card.name, folder.parent.name), ("version", card.version, folder.name)):
         if said != is_called:
-            raise BadCard(f"{path}: {key}: {said!r}, but the folder is called {is_called!r}; `dicomnode models add` names it so")
+            raise BadCard(f"{path}: {key}: {said!r}, but the folder is called {is_called!r}; `dicomnode models add` copies it")
     data = [(item.file, item.sha256) for item in card.data]
     for key, file in (("file", card.file), ("sample.file", card.sample.file), *(("data.file", file) for file, _ in data)):
         if not (folder / file).is_file():

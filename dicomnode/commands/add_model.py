@@ -146,7 +146,7 @@ def add(  # noqa: PLR0917 - each answer is an option
         return
     if not json:
         _introduce(graph)
-    given = tuple(port.name for port in graph.scores)
+    given = tuple(port.name for port in graph.scores or graph.maps)
     scores = asker.choice("--output", "Output with the answers", output, given[0], given)
     called = asker.text("--name", "Name", name, _name(source), r"[a-z0-9][a-z0-9-]{0,63}")
     does = asker.choice("--task", "What it says: findings, or the body part", task, "findings", ("findings", "router"))
@@ -161,8 +161,13 @@ def add(  # noqa: PLR0917 - each answer is an option
     ranged = asker.choice("--values", "Range of its input", values, range_of(graph), known)
     steps = steps_for(graph, rows, cols, chosen, ranged)  # type: ignore[arg-type]  # one of the words, by the pattern
     looks = activation_of(graph, scores, steps)
-    known = ("softmax", "sigmoid", "none")
+    known = ("softmax", "sigmoid", "none") if graph.scores else ("sigmoid", "none")
     read = asker.choice("--activation", "What makes its output probabilities", activation, looks, known)
+    maps = [_map(text, graph, keys) for text in map_ or ()]
+    answer: dict[str, Any] = {"name": scores, "activation": read, "certain_from": certain_from}
+    if not graph.scores:
+        answer |= {"activation": "none", "pool": "max"}
+        maps = [{"output": scores, "kind": "mask", "labels": keys, "threshold": 0.5, "activation": read}]
     card = {
         "name": called, "version": model_version or next_version(versions(folder).get(called, ())), "task": does,
         "body_parts": parts,
@@ -177,9 +182,9 @@ def add(  # noqa: PLR0917 - each answer is an option
         "intended_use": asker.text("--intended-use", "Intended use", intended_use, _USE),
         "algorithm": {"value": "123110", "scheme": "DCM", "meaning": "Artificial Intelligence"},
         "input": {"name": graph.port.name, "shape": graph.shape(rows, cols), "dtype": graph.port.dtype, "preprocess": steps},
-        "output": {"name": scores, "activation": read, "certain_from": certain_from},
+        "output": answer,
         "labels": labels,
-        "maps": [_map(text, graph, keys) for text in map_ or ()],
+        "maps": maps,
     }
     made_by = f"written by {graph.file.producer}, " if graph.file.producer else ""
     notes = (
@@ -208,7 +213,8 @@ def _introduce(graph: Graph) -> None:
     for port in graph.scores:
         typer.echo(f"  gives {port}")
     for port in graph.maps:
-        typer.echo(f"  gives {port}, which says where: --map {port.name}=heat or --map {port.name}=mask uses it")
+        use = f"--map {port.name}=heat or --map {port.name}=mask uses it" if graph.scores else "its largest pixel counts"
+        typer.echo(f"  gives {port}, which says where: {use}")
 
 
 def _labels(
@@ -297,7 +303,9 @@ def _renewed(old: Card, graph: Graph, name: str, version: str) -> dict[str, Any]
         said = f"{old.input.shape} {old.input.dtype}"
         raise BadCard(f"{graph.path}: takes {graph.port}, and the card of {old.reference} says {said}")
     outputs = {port.name for port in graph.scores}
-    scores = old.output.name if old.output.name in outputs else graph.scores[0].name
+    if not outputs and not old.output.pool:
+        raise BadCard(f"{graph.path}: gives masks alone; {old.reference} gives a number for each label")
+    scores = old.output.name if old.output.name in outputs or old.output.pool else graph.scores[0].name
     if graph.labels(scores) not in {None, len(old.labels)}:
         count = graph.labels(scores)
         raise BadCard(f"{graph.path}: its output {scores} is for {count} labels, {old.reference} has {len(old.labels)}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -91,7 +92,8 @@ class Model:
         outputs = {port.name: port for port in self._session.outputs}
         labels = len(card.labels)
         wanted: list[tuple[str, tuple[tuple[int | None, ...], ...]]]
-        wanted = [(card.output.name, ((labels,), (labels, 1, 1), *([()] if labels == 1 else [])))]
+        scores = ((labels,), (labels, 1, 1), *([()] if labels == 1 else []))
+        wanted = [] if card.output.pool else [(card.output.name, scores)]
         wanted += [(spec.output, ((len(spec.labels), None, None),)) for spec in card.maps]
         for name, shapes in wanted:
             port = outputs.get(name)
@@ -117,7 +119,33 @@ class Model:
         StageFailed
             onnxruntime gives up, or answers numbers that are not finite.
         """
-        return self._run([self.card.output.name], tensors)[0].reshape(len(tensors), len(self.card.labels))
+        return self._scores(self._found((), tensors))
+
+    def _found(self, maps: Sequence[MapSpec], tensors: Array) -> dict[str, Array]:
+        """What the graph gives by the names of its outputs; maps as their card reads them."""
+        names = list(dict.fromkeys([self.card.output.name, *(spec.output for spec in maps)]))
+        found = dict(zip(names, self._run(names, tensors), strict=True))
+        for spec in (one for one in self.card.maps if one.output in found):
+            found[spec.output] = self._map(spec, found[spec.output])
+        return found
+
+    def _map(self, spec: MapSpec, values: Array) -> Array:
+        """One map as the card reads it: a mask is 0..1."""
+        if values.ndim != 4 or values.shape[1] != len(spec.labels):
+            raise StageFailed(f"model {self.card.name}: the map {spec.output} has the shape {values.shape}")
+        if spec.activation == "sigmoid":
+            return _sigmoid(values)
+        if spec.kind == "heat":
+            return values
+        if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
+            raise StageFailed(f"model {self.card.name}: the mask {spec.output} is no probability")
+        return np.clip(values, 0, 1)
+
+    def _scores(self, found: Mapping[str, Array]) -> Array:
+        """One number for each picture and label."""
+        answer = found[self.card.output.name]
+        pooled = answer.max(axis=(2, 3)) if self.card.output.pool else answer
+        return pooled.reshape(len(answer), len(self.card.labels))
 
     def _run(self, wanted: Sequence[str], tensors: Array) -> list[Array]:
         """Run the graph in the batches that it takes."""
@@ -155,6 +183,12 @@ class Model:
         StageFailed
             An array is no such picture, or the model gave up.
         """
+        return self._answered(pictures, frames, self.card.maps)
+
+    def _answered(
+        self, pictures: Sequence[Array], frames: Sequence[tuple[int, int] | None] | None, maps: Sequence[MapSpec],
+    ) -> list[Answer]:
+        """Answer with these maps; those that nobody wants cost nothing."""
         for picture in pictures:
             if picture.ndim != 2 or picture.size == 0:
                 raise StageFailed(f"a picture for a model has two dimensions, not the shape {picture.shape}")
@@ -162,27 +196,20 @@ class Model:
         asked = list(zip(pictures, frames or [None] * len(pictures), strict=True))
         made: list[Answer] = []
         for first in range(0, len(asked), size):  # tensors of one batch at a time
-            made += self._answers([self._prepare.placed(picture, frame) for picture, frame in asked[first : first + size]])
+            placed = [self._prepare.placed(picture, frame) for picture, frame in asked[first : first + size]]
+            made += self._batch_of(placed, maps)
         return made
 
-    def _answers(self, placed: Sequence[Placed]) -> list[Answer]:
-        card, tensors = self.card, np.stack([tensor for tensor, _ in placed])
-        first, *others = self._run([card.output.name, *(spec.output for spec in card.maps)], tensors)
-        probabilities = _activate(first.reshape(len(tensors), len(card.labels)).astype(np.float64), card.output)
+    def _batch_of(self, placed: Sequence[Placed], maps: Sequence[MapSpec]) -> list[Answer]:
+        card, found = self.card, self._found(maps, np.stack([tensor for tensor, _ in placed]))
+        probabilities = _activate(self._scores(found).astype(np.float64), card.output)
         if probabilities is None:
             raise StageFailed(f"model {card.name}: the answer is no probability, and the card says activation = none")
-        for number, (spec, values) in enumerate(zip(card.maps, others, strict=True)):
-            if values.ndim != 4 or values.shape[1] != len(spec.labels):
-                raise StageFailed(f"model {card.name}: the map {spec.output} has the shape {values.shape}")
-            if spec.kind == "mask":
-                if not (values.min() >= -_ROUNDED and values.max() <= 1 + _ROUNDED):
-                    raise StageFailed(f"model {card.name}: the mask {spec.output} is no probability")
-                others[number] = np.clip(values, 0, 1)
         keys = [label.key for label in card.labels]
         return [
             Answer(
                 dict(zip(keys, map(float, row), strict=True)),
-                tuple(LabelMap(spec, values[number]) for spec, values in zip(card.maps, others, strict=True)),
+                tuple(LabelMap(spec, found[spec.output][number]) for spec in maps),
                 placed[number][1],
             )
             for number, row in enumerate(probabilities)
@@ -198,7 +225,7 @@ class Model:
 
     def probabilities_of(self, pictures: Sequence[Array]) -> list[dict[str, float]]:
         """Answer a probability per label key for each of some pictures."""
-        return [dict(answer.probabilities) for answer in self.answers(pictures)]
+        return [dict(answer.probabilities) for answer in self._answered(pictures, None, ())]
 
     def check_sample(self) -> float:
         """Answer the card's sample; gives the largest difference from the expected probabilities.
@@ -238,6 +265,11 @@ def _list(ports: Sequence[Port]) -> str:
     return "; ".join(map(str, ports)) or "nothing"
 
 
+def _sigmoid(values: NDArray[Any]) -> NDArray[Any]:
+    """1 / (1 + exp(-x)) without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * values)), dtype=values.dtype)
+
+
 def _activate(logits: NDArray[np.float64], output: OutputSpec) -> NDArray[np.float64] | None:
     """Probabilities (n, labels) from what a graph gave; None when it should have given them itself and did not."""
     if output.activation == "none":
@@ -245,7 +277,7 @@ def _activate(logits: NDArray[np.float64], output: OutputSpec) -> NDArray[np.flo
         return np.clip(logits, 0, 1) if sound else None
     scaled = logits / output.temperature
     if output.activation == "sigmoid":
-        return np.asarray(0.5 * (1 + np.tanh(0.5 * scaled)), dtype=np.float64)  # 1 / (1 + exp(-x)) without overflow
+        return _sigmoid(scaled)
     raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True), dtype=np.float64)
 

@@ -149,6 +149,8 @@ FAULTS = {
     "map label twice": ("[figures.test]", f"{HEAT.replace('broken', 'normal')}\n[figures.test]", "twice"),
     "heat with threshold": ("[figures.test]", f"{HEAT}\nthreshold = 0.5\n[figures.test]", "threshold"),
     "mask without threshold": ("[figures.test]", f"{HEAT.replace('heat', 'mask')}\n[figures.test]", "threshold"),
+    "heat with activation": ("[figures.test]", f'{HEAT}\nactivation = "sigmoid"\n[figures.test]', "activation"),
+    "pool without mask": ("temperature = 1.5", 'temperature = 1.5\npool = "max"', r"output\.pool"),
     "map output twice": ("[figures.test]", f"{HEAT}\n{HEAT}\n[figures.test]", "twice"),
     "not TOML": ("[licence]", "[licence", "line"),
     "other name": ('name = "seen"', 'name = "unseen"', "name"),

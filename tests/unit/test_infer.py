@@ -282,6 +282,10 @@ def test_maps(tmp_path):
     assert heat.values[1, :, 0] == pytest.approx(1)
     assert answer.place == Placement(0, 0, 20, 30)
     assert model.answer(picture, (200, 300)).place == Placement(0, 0, 200, 300)
+    run, names = model._session.run, []
+    model._session.run = lambda wanted, given: (names.append(wanted), run(wanted, given))[1]
+    assert model.probabilities(picture) == pytest.approx(two_labels(0.5), abs=1e-6)
+    assert names == [["scores"]]  # maps that nobody wants cost nothing
     with pytest.raises(BadCard, match="cam"):
         Model(foreign(tmp_path / "few", maps=({"output": "cam", "kind": "heat", "labels": ["bright"]},)))
     with pytest.raises(BadCard, match="gone"):

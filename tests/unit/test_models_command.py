@@ -18,6 +18,7 @@ from dicomnode.errors import BadCard, ConfigError, MissingModel
 from dicomnode.onnx_file import look_into
 from dicomnode.repository import models_dir, resolve
 from dicomnode.settings import WorkSettings
+from dicomnode.stages.infer import Model
 from tests.acceptance.samples import radiograph, write
 from tests.unit.spooled import configured
 
@@ -253,7 +254,7 @@ UNFIT = {
     "three dimensions": ([value("image", ["n", 8, 8])], [value("y", ["n", 8, 8])], "four dimensions"),
     "four channels": ([value("image", ["n", 4, 8, 8])], [value("y", ["n", 4, 8, 8])], "one channel"),
     "channels unknown": ([value("image", ["n", "c", "h", "w"])], [value("y", ["n", "c", "h", "w"])], "how many channels"),
-    "maps alone": ([value("image", PICTURE)], [value("mask", PICTURE)], "one number for each label"),
+    "no answer": ([value("image", PICTURE)], [value("all", ["n", 1, 8])], "one number for each label"),
 }
 
 
@@ -301,6 +302,30 @@ def test_maps_are_taken_when_named(tmp_path: Path) -> None:
     assert (spec.output, spec.kind, spec.labels, spec.threshold) == ("cam", "mask", ("fracture", "normal"), 0.5)
     done = run("add", source, "--models", tmp_path / "m", *ANSWERS, "--map", "cam=heat:fracture")
     assert "2 channels" in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(("times", "activation"), [(1.0, "none"), (6.0, "sigmoid")])
+def test_a_model_of_masks_alone(tmp_path: Path, times: float, activation: str) -> None:
+    """Its masks are maps, and the largest pixel of each is the probability of its label."""
+    helper, unit = onnx.helper, onnx.numpy_helper.from_array(np.full(1, times, np.float32), "times")
+    node = helper.make_node("Mul", ["image", "times"], ["lung"])
+    made = helper.make_graph([node], "g", [value("image", PICTURE)], [value("lung", PICTURE)], [unit])
+    onnx.save_model(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "lung.onnx")
+    words = ("--label", "fracture", "--body-part", "spine", "--licence", "MIT", "--values", "unit")
+    done = run("add", tmp_path / "lung.onnx", "--models", tmp_path / "m", *words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    card = resolve(tmp_path / "m", "lung").card
+    assert (card.output.pool, card.output.activation) == ("max", "none")
+    (spec,) = card.maps
+    assert (spec.output, spec.kind, spec.labels, spec.activation) == ("lung", "mask", ("fracture",), activation)
+    model = Model(resolve(tmp_path / "m", "lung"))
+    picture = np.zeros((8, 8), np.float32)
+    picture[2, 3] = 0.5
+    answer = model.answer(picture)
+    right = 0.5 if activation == "none" else 1 / (1 + np.exp(-3))
+    assert answer.probabilities["fracture"] == pytest.approx(right, abs=1e-3)
+    assert answer.maps[0].values.max() == pytest.approx(right, abs=1e-3)
+    assert model.logits(picture[np.newaxis, np.newaxis])[0, 0] == pytest.approx(right, abs=1e-3)
 
 
 def test_any_size(tmp_path: Path) -> None:
