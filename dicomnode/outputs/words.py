@@ -35,10 +35,10 @@ def percent(probability: float) -> str:
 def body_part(route: Route) -> str:
     """Say the body part, how sure the node is, and what told it."""
     name = route.body_part.replace("_", " ")
+    if route.body_part == UNCERTAIN:
+        return "Body part: uncertain" + f" ({route.doubt.replace('_', ' ')})" * bool(route.doubt)
     if route.source == "header":
         return f"Body part: {name} (header)"
-    if route.body_part == UNCERTAIN:
-        return "Body part: uncertain"
     return f"Body part: {name}, {percent(route.probability)}"
 
 

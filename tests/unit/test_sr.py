@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 
 from dicomnode import uids
 from dicomnode.errors import StageFailed
-from dicomnode.outputs import deidentified, reference, result_uid, sc, sr
+from dicomnode.outputs import deidentified, reference, result_uid, sc, sr, words
 from dicomnode.records import Findings
 from dicomnode.stages.encode import Encode
 from tests.unit.materials import (
@@ -298,3 +298,11 @@ def test_pseudonym_without_patient_id_stands_for_the_study():
     one = material(without(marked_dx(), "PatientID"), "removed")
     other = dataclasses.replace(one, instance=dataclasses.replace(one.instance, study_instance_uid="1.2.3"))
     assert len({read(sr.build(stuff)).PatientID for stuff in (one, other)}) == 2
+
+
+def test_an_uncertain_body_part_says_why():
+    """The reason stands in the sentence, also where the picture could not be asked at all; a header's word is the header's."""
+    doubtful = dataclasses.replace(UNSURE, source="header", doubt="for_processing")
+    assert words.body_part(doubtful) == "Body part: uncertain (for processing)"
+    assert words.body_part(UNSURE) == "Body part: uncertain"
+    assert words.body_part(SPINE) == "Body part: spine (header)"
