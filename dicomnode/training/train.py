@@ -128,9 +128,9 @@ def train_model(
     card = export_model(taught.network, _choose(card, taught), folder)
     outside = {"outside": datasets.OUTSIDE} if task.kind == "router" else {}
     reports = [
-        # A folder without splits is one of ours only as we drew it.
-        evaluate_model(model=folder, data=order.data, split=name, selections={"test": task.selection} | outside,
-                       examples={name: split[name]} if any(e.drawn for e in examples) else None, threads=machine.threads)
+        evaluate_model(
+            model=folder, data=order.data, split=name, selections={"test": task.selection} | outside, threads=machine.threads
+        )
         for name in ("val", "test")
     ]
     card = write_card(card.model_copy(update={"figures": figures | figures_of(reports[0]) | figures_of(reports[1])}), folder)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dicomnode.cards import Card, ModelFolder, load_card
 from dicomnode.errors import BadSetting
 from dicomnode.stages.infer import Model, Provider
-from dicomnode.training.datasets import Example, Selection
+from dicomnode.training.datasets import Selection
 from dicomnode.training.evaluate.asking import Tell, ask
 from dicomnode.training.evaluate.groups import MERGES, groups_of, parse_merge
 from dicomnode.training.evaluate.judged import Judged, judge
@@ -71,9 +71,8 @@ class Measured:
 
 
 def measure_model(
-    model: Path, data: Sequence[Path], split: str | None, asking: Asking, selections: Mapping[str, Selection] | None = None,
-    groups: Mapping[str, Sequence[Example]] | None = None,
-) -> Measured:  # fmt: skip
+    model: Path, data: Sequence[Path], split: str | None, asking: Asking, selections: Mapping[str, Selection] | None = None
+) -> Measured:
     """Measure one model on one split of some data; raises as `evaluate_model`."""
     card = load_card(model / "card.toml")
     if asking.task not in {None, card.task}:
@@ -93,7 +92,7 @@ def measure_model(
     }
     found: dict[str, Judged] = {}
     sheets: dict[str, NDArray[np.uint8]] = {}
-    for name, part in (groups_of(data, card, split, selections) if groups is None else groups).items():
+    for name, part in groups_of(data, card, split, selections).items():
         asked = ask(opened, part, batch=asking.batch, threads=asking.threads, tell=asking.tell)
         judged, unknown = judge(card, asked)
         report["groups"][name] = {
@@ -130,7 +129,6 @@ def evaluate_model(
     draws: int = 10_000,
     provider: Provider = "cpu",
     threads: int = 1,
-    examples: Mapping[str, Sequence[Example]] | None = None,
 ) -> dict[str, Any]:
     """Measure one model on one split of a manifest or folder.
 
@@ -147,8 +145,6 @@ def evaluate_model(
         Which rows of a manifest make which group; None: `groups.selections_for` the model.
     out
         Folder for evaluation.json and evaluation.md; None writes nothing.
-    examples
-        The pictures by group, where they are known already; `data` and `selections` say nothing then.
 
     Returns
     -------
@@ -166,7 +162,7 @@ def evaluate_model(
     if not places:
         raise BadSetting("nothing to measure on: no manifest and no folder")
     asking = Asking(draws=draws, provider=provider, threads=threads)
-    measured = measure_model(model, places, split, asking, selections, examples)
+    measured = measure_model(model, places, split, asking, selections)
     if out is not None:
         write(measured, out)
     return measured.report
