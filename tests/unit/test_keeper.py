@@ -30,7 +30,7 @@ from dicomnode.settings import Settings
 from dicomnode.spool import Spool
 from dicomnode.spool.room import held_bytes
 
-from .queue_contract import ME, SUMMARY, claimed, instance, output, worked
+from .queue_contract import ME, SAID, SUMMARY, claimed, counted, instance, output, worked
 from .spooled import NOW, an_id, configured, receive
 
 DEAD = Owner("an earlier life of this machine", 1, 1)
@@ -332,6 +332,17 @@ def test_rows_are_forgotten_after_their_days(spool: Spool, queue: SqliteQueue, c
     assert len(queue.rows()) == 1
     chores.forget(NOW + timedelta(days=366))
     assert queue.rows() == ()
+
+
+def test_counts_of_tags_go_by_their_own_age(queue: SqliteQueue, chores: Chores) -> None:
+    """Three years by default, long after the instances that were counted."""
+    queue.add(instance())
+    queue.finish(claimed(queue), ME, SAID, [], [], NOW)
+    chores.retention(NOW + HOUR * 99)
+    chores.forget(NOW + timedelta(days=1095))
+    assert (queue.rows(), len(counted(queue))) == ((), 1)
+    chores.forget(NOW + timedelta(days=1098))
+    assert counted(queue) == []
 
 
 def test_receipts_go_before_the_rows_of_their_days(spool: Spool, chores: Chores) -> None:
