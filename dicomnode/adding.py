@@ -14,6 +14,7 @@ answers are those of the maker's own program is known only with a picture of his
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ Steps = list[dict[str, Any]]
 
 #: Coding Scheme Designator of labels for which nobody named a code; 99 says that it is private (PS3.16 8.2).
 PRIVATE_SCHEME = "99DICOMNODE"
+_CODE_LENGTH = 16  # of a Code Value (0008,0100)
 #: torchvision resizes the shorter side to 256 where it cuts 224 out.
 _SHORT_OF = 256 / 224
 _ONNX, _SAMPLE = "model.onnx", "sample.png"
@@ -203,7 +205,10 @@ def concept_for(key: str) -> dict[str, str]:
     wanted = key.replace("_", "").lower()
     name = next((name for name in dir(codes.SCT) if name.lower() == wanted), None)
     if name is None:
-        return {"value": key.upper()[:16], "scheme": PRIVATE_SCHEME, "meaning": key.replace("_", " ").capitalize()[:64]}
+        # Words that are alike in what a Code Value can hold stay apart.
+        tail = f"_{hashlib.sha256(key.encode()).hexdigest()[:4]}" if len(key) > _CODE_LENGTH else ""
+        value = key.upper()[: _CODE_LENGTH - len(tail)] + tail.upper()
+        return {"value": value, "scheme": PRIVATE_SCHEME, "meaning": key.replace("_", " ").capitalize()[:64]}
     code = getattr(codes.SCT, name)
     return {"value": code.value, "scheme": code.scheme_designator, "meaning": code.meaning[:64]}
 

@@ -70,7 +70,7 @@ class Teaching:
     ] = None
     concept: Annotated[
         list[str] | None,
-        typer.Option("--concept", help="LABEL=CODE:SCHEME:MEANING, the coded concept of a label; may be repeated."),
+        typer.Option("--concept", help="LABEL=CODE^SCHEME^MEANING, the coded concept of a label; may be repeated."),
     ] = None
     folds: Annotated[int, typer.Option("--folds", min=0, help="Cross-validate first with so many folds of train and val.")] = 0
     threads: Annotated[int, typer.Option("--threads", min=1, help="Cores to use.")] = 1

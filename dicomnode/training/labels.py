@@ -1,9 +1,10 @@
 """What a card says of each answer of a model: labels that are known, and labels of a site.
 
 **Way** A label takes its meaning and concept from the command line, else from the model that training goes on from, else from
-the tables here, else it gets a private code that says so. The order is that of the tables, then of the alphabet.
+the tables here, else by its word (`adding.concept_for`: SNOMED CT, or a private code that says so). The order is that of the
+tables, then of the alphabet.
 
-**Fails** `BadSetting` for a concept that is not ``LABEL=CODE:SCHEME:MEANING`` or is for no label of the data.
+**Fails** `BadSetting` for a concept that is not ``LABEL=CODE^SCHEME^MEANING`` or is for no label of the data.
 
 **Standard** Coded concepts (PS3.3 8.8); scheme designators beginning with 99 are private (PS3.16 8.2). Benign and malignant as
 in CID 6063.
@@ -11,17 +12,15 @@ in CID 6063.
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from pydantic import ValidationError
 
 from dicomnode import cards
+from dicomnode.adding import concept_for
 from dicomnode.errors import BadSetting
 from dicomnode.training.datasets import word
-
-_PRIVATE = "99DICOMNODE"
-_CODE_LENGTH = 16  # of a Code Value (0008,0100)
 
 
 def _label(key: str, meaning: str, code: tuple[str, str], threshold: float | None = None) -> cards.Label:
@@ -49,28 +48,19 @@ BREAST_LABELS = (
 
 
 def parse_concepts(texts: Iterable[str]) -> dict[str, cards.Concept]:
-    """Read ``LABEL=CODE:SCHEME:MEANING`` as the command line has it."""
+    """Read ``LABEL=CODE^SCHEME^MEANING`` as the command line has it; a colon does for the ^."""
     concepts = {}
     for text in texts:
         name, _, coded = text.partition("=")
-        value, _, rest = coded.partition(":")
-        scheme, _, meaning = rest.partition(":")
-        key = word(name)
+        key, parts = word(name), re.split(r"[\^:]", coded, maxsplit=2)
         try:
-            concept = cards.Concept(value=value, scheme=scheme, meaning=meaning)
+            concept = cards.Concept.model_validate(dict(zip(("value", "scheme", "meaning"), parts, strict=False)))
         except ValidationError:
-            key, concept = None, None
-        if key is None or concept is None:
-            raise BadSetting(f"--concept {text}: is not LABEL=CODE:SCHEME:MEANING of at most 16, 16 and 64 characters")
+            key = None
+        if key is None:
+            raise BadSetting(f"--concept {text}: is not LABEL=CODE^SCHEME^MEANING of at most 16, 16 and 64 characters")
         concepts[key] = concept
     return concepts
-
-
-def private_concept(key: str) -> cards.Concept:
-    """The concept of a label that nobody coded: marked private, the label itself as its meaning."""
-    tail = hashlib.sha256(key.encode()).hexdigest()[:4]
-    value = key if len(key) <= _CODE_LENGTH else f"{key[: _CODE_LENGTH - 5]}_{tail}"
-    return cards.Concept(value=value.upper(), scheme=_PRIVATE, meaning=key.replace("_", " "))
 
 
 def make_labels(
@@ -83,7 +73,7 @@ def make_labels(
     known
         In order of preference; the first of a key holds.
     concepts
-        ``LABEL=CODE:SCHEME:MEANING``.
+        ``LABEL=CODE^SCHEME^MEANING``.
     abnormal
         Labels to be reported abnormal; empty: as they are known.
 
@@ -101,7 +91,7 @@ def make_labels(
     made = []
     for key in [*(key for key in first if key in found), *sorted(set(found) - first.keys())]:
         label = first.get(key) or cards.Label(
-            key=key, meaning=key.replace("_", " "), concept=private_concept(key), abnormal=False, threshold=None
+            key=key, meaning=key.replace("_", " "), concept=cards.Concept(**concept_for(key)), abnormal=False, threshold=None
         )
         if key in coded:
             label = label.model_copy(update={"concept": coded[key], "meaning": coded[key].meaning})

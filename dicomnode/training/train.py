@@ -48,7 +48,7 @@ class Task:
     body_parts: tuple[str, ...] = ()
     #: Labels to be reported abnormal; empty: as they are known.
     abnormal: tuple[str, ...] = ()
-    #: ``LABEL=CODE:SCHEME:MEANING``.
+    #: ``LABEL=CODE^SCHEME^MEANING``.
     concepts: tuple[str, ...] = ()
 
 

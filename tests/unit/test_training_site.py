@@ -104,7 +104,7 @@ def test_fine_tuning_in_one_command(manifest, tmp_path):
     kinds = [(one, split, "") for split in ("train",) * 8 + ("val", "test") for one in ("bar", "Left Knee")]
     site = write_manifest(tmp_path / "site", kinds)
     arguments = ["router", "--manifest", site, "--start", base, "--name", "site-router", "--models", tmp_path / "models"]
-    arguments += ["--runs", tmp_path / "own", "--epochs", 1, "--batch", 8, "--concept", "Left Knee=72696002:SCT:Knee"]
+    arguments += ["--runs", tmp_path / "own", "--epochs", 1, "--batch", 8, "--concept", "Left Knee=72696002^SCT^Knee"]
     done = CliRunner().invoke(command, [*map(str, arguments), "--device", "cpu"])
     assert done.exit_code == 0, done.output
     card = load_card(tmp_path / "models" / "site-router" / "1.0.0" / "card.toml")
@@ -293,7 +293,7 @@ def test_labels_of_a_site():
     marked = labels.make_labels({"Normal".lower(), "crack"}, labels.PNEUMONIA_LABELS, abnormal=["Crack"])
     assert [(label.key, label.abnormal) for label in marked] == [("normal", False), ("crack", True)]
     for texts in (["tail"], ["tail=1:99X"], ["tail=12345678901234567:SCT:x"], ["12=1:SCT:x"]):
-        with pytest.raises(BadSetting, match="is not LABEL=CODE:SCHEME:MEANING"):
+        with pytest.raises(BadSetting, match="at most 16, 16 and 64 characters"):
             labels.make_labels(found, (), texts)
     with pytest.raises(BadSetting, match="no label of the data: toe"):
         labels.make_labels(found, (), ["toe=1:SCT:x"])
