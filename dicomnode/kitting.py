@@ -18,7 +18,8 @@ from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import Kit, digest_of
 from dicomnode.records import BODY_PARTS, UNCERTAIN, Findings, Route
 from dicomnode.repository import models_dir, named, resolve
-from dicomnode.settings import Routes, Rule, Settings, WorkSettings
+from dicomnode.rules import Routes, Rule
+from dicomnode.settings import Settings, WorkSettings
 from dicomnode.stages.encode import Encode
 from dicomnode.stages.infer import Infer, Model
 from dicomnode.stages.look import look

@@ -19,13 +19,12 @@ from pydicom.uid import UID
 
 from dicomnode import contexts
 from dicomnode.events import EVENTS, KEYS
+from dicomnode.rules import Routes, Rule
 from dicomnode.settings import (
     KeepSettings,
     LogSettings,
     NodeSettings,
     Peer,
-    Routes,
-    Rule,
     ScpSettings,
     SendSettings,
     WorkSettings,
@@ -41,7 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 _HEAD = """\
 # Settings
 
-Generated from `dicomnode/settings.py` by `python -m dicomnode.reference`; do not edit.
+Generated from `dicomnode/settings.py` and `rules.py` by `python -m dicomnode.reference`; do not edit.
 
 A configuration is one folder with `node.toml`, `routes.toml` and a file for each remote AE under `peers/`.
 `dicomnode init DIR` writes one from the templates beside this file, `dicomnode check -c DIR` looks it over.

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from dicomnode.cards import ModelFolder, load_card
 from dicomnode.errors import MissingModel
-from dicomnode.settings import Routes, Settings, WorkSettings
+from dicomnode.rules import Routes
+from dicomnode.settings import Settings, WorkSettings
 from dicomnode.share import share
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

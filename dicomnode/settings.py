@@ -22,10 +22,11 @@ from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dicomnode.errors import BadRule, BadSetting, NoSuchPeer
-from dicomnode.records import UNCERTAIN, Handling, OutputKind, TagTrust, Trust, Urgency
+from dicomnode.records import Trust
+from dicomnode.rules import Routes, Rule, Strict
 
 Priority = Literal["low", "medium", "high"]
 SrClass = Literal["comprehensive-3d", "comprehensive", "enhanced", "basic-text"]
@@ -52,18 +53,11 @@ def _window(value: str) -> str:
 
 _WINDOW = r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d"
 
-#: ``name``, the newest version, or ``name@version``.
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}(@\d+\.\d+\.\d+)?$")]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Window = Annotated[str, AfterValidator(_window)]
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-M = TypeVar("M", bound=_Model)
+M = TypeVar("M", bound=Strict)
 
 
 #: Windows open every day, so with this lifetime every delivery meets a whole one.
@@ -73,7 +67,7 @@ _WINDOW_LIFETIME_H = 48
 _MAX_DOUBLINGS = 60
 
 
-class NodeSettings(_Model):
+class NodeSettings(Strict):
     """``[node]`` of node.toml: who we are and where we listen."""
 
     ae_title: AETitle = Field("DICOMNODE", description="AE title of this node; associations must call it.")
@@ -83,7 +77,7 @@ class NodeSettings(_Model):
     open: bool = Field(False, description="true: any AE may call from anywhere. For trials only.")
 
 
-class ScpSettings(_Model):
+class ScpSettings(Strict):
     """``[scp]`` of node.toml: how associations are accepted."""
 
     acceptors: int = Field(2, ge=1, le=64, description="Acceptor processes under `serve`, on one listening socket.")
@@ -104,7 +98,7 @@ class ScpSettings(_Model):
     )
 
 
-class WorkSettings(_Model):
+class WorkSettings(Strict):
     """``[work]`` of node.toml: how instances are worked."""
 
     workers: int = Field(2, ge=1, le=64, description="Worker processes under `serve`.")
@@ -123,7 +117,7 @@ class WorkSettings(_Model):
     ocr_language: str = Field("eng", pattern=r"^[a-zA-Z0-9_+]+$", description="Languages of Tesseract, joined by +.")
 
 
-class SendSettings(_Model):
+class SendSettings(Strict):
     """``[send]`` of node.toml: how deliveries are tried."""
 
     first_delay_s: float = Field(30, gt=0, description="Wait before the second try, doubled each time, seconds.")
@@ -140,7 +134,7 @@ class SendSettings(_Model):
         return min(doubled, self.max_delay_s) * random.uniform(0.8, 1.2)  # noqa: S311 - spreads tries, keeps no secret
 
 
-class KeepSettings(_Model):
+class KeepSettings(Strict):
     """``[keep]`` of node.toml: what the keeper keeps and tells."""
 
     scan_s: float = Field(5, gt=0, description="The incoming folder is scanned this often beside inotify, seconds.")
@@ -157,7 +151,7 @@ class KeepSettings(_Model):
     )
 
 
-class LogSettings(_Model):
+class LogSettings(Strict):
     """``[log]`` of node.toml: what the log shows."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is written.")
@@ -167,7 +161,7 @@ class LogSettings(_Model):
     format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
 
 
-class Peer(_Model):
+class Peer(Strict):
     """One file peers/<name>.toml: a remote AE that calls us, that we send to, or both."""
 
     ae_title: AETitle = Field(description="AE title of the peer.")
@@ -206,85 +200,7 @@ class Peer(_Model):
         return not self.windows
 
 
-#: A word of the router or of the header reader, or ``uncertain``; which there are is known where the router is opened.
-BodyPart = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-
-
-class Rule(_Model):
-    """``[[rule]]`` of routes.toml; the first rule whose every given condition holds wins."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="Name of the rule, as logs and `route` show it.")
-    modality: tuple[str, ...] = Field((), description="Modality (0008,0060) is one of these; empty: any.")
-    body_part: tuple[BodyPart, ...] = Field(
-        (), description="Body part is one of these, `uncertain` among them; empty: any, uncertain too.",
-    )
-    calling_ae: tuple[str, ...] = Field((), description="Calling AE title is one of these; empty: any.")
-    models: tuple[ModelName, ...] = Field(
-        (), description="Findings models, NAME or NAME@VERSION; each is asked about the body parts that its card names.",
-    )
-    outputs: tuple[OutputKind, ...] = Field((), description="What is made: sr, sc, sc-map, seg, deidentified, original.")
-    destinations: tuple[str, ...] = Field((), description="Names of peers that get it.")
-    urgent: Urgency = Field(
-        "never", description="Whose outputs go first: `abnormal` where the model calls a finding abnormal, or `always`.",
-    )
-    uncertain: Handling | None = Field(
-        None, description="What is done with uncertain body parts that this rule takes; absent: as for all rules.",
-    )
-    trust: TagTrust | None = Field(
-        None, description="Body Part Examined (0018,0015) against the picture, where this rule wins; absent: as for all rules.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_as_before(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "model" in data:
-            raise ValueError('model = "NAME" is now models = ["NAME"], for a rule may name several')
-        return data
-
-    @model_validator(mode="after")
-    def _each_model_once(self) -> Rule:
-        if len(set(self.models)) != len(self.models):
-            raise ValueError("models: one stands there twice")
-        return self
-
-    @model_validator(mode="after")
-    def _takes_what_it_speaks_of(self) -> Rule:
-        if self.uncertain is not None and self.body_part and UNCERTAIN not in self.body_part:
-            raise ValueError(f"uncertain: this rule takes no uncertain body part; add {UNCERTAIN!r} to its body_part")
-        return self
-
-    @property
-    def matches_all(self) -> bool:
-        """True when the rule has no condition."""
-        return not (self.modality or self.body_part or self.calling_ae)
-
-
-class Routes(_Model):
-    """routes.toml: which instances are looked at, and what is done with them."""
-
-    picture_modalities: tuple[str, ...] = Field(
-        ("CR", "DX", "RG", "OT", "SC"), description="Modalities whose body part the picture decides, not the header.",
-    )
-    router: ModelName = Field(
-        "bodypart-router", description="Model that predicts the body part: NAME, which is its newest version, or NAME@VERSION.",
-    )
-    min_probability: float | None = Field(
-        None, ge=0, le=1, description="Below this the picture's answer is uncertain; absent: the router's card says, else 0.5.",
-    )
-    uncertain: Handling = Field(
-        "default", description="What is done where the body part is uncertain: `default` what the rule that takes it says, "
-        "with all of its models; `hold` its outputs wait for a person, originals leave; `all` the models of every rule that "
-        "takes this modality and sender are asked; `tag` Body Part Examined decides, where it names a body part.",
-    )
-    trust: TagTrust = Field(
-        "picture", description="Body Part Examined (0018,0015) against a picture that is certain: `picture` decides alone; "
-        "`tag` the attribute decides, where it names a body part; `both` where they disagree the body part is uncertain; "
-        "`hold` the picture decides, and where they disagree the outputs wait for a person, originals leave.",
-    )
-    rule: tuple[Rule, ...] = Field(min_length=1, description="The rules, first match wins; the last one matches all.")
-
-
-class NodeFile(_Model):
+class NodeFile(Strict):
     """node.toml as a whole."""
 
     node: NodeSettings

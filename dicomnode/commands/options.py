@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from dicomnode.settings import Routes, Rule, Settings, load
+from dicomnode.rules import Routes, Rule
+from dicomnode.settings import Settings, load
 
 DEFAULT_CONFIG = Path("/etc/dicomnode")
 

@@ -31,7 +31,8 @@ from dicomnode.commands.options import Json, MaybeConfig, print_json, routes_of
 from dicomnode.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, MissingModel, StageFailed
 from dicomnode.image import Image
 from dicomnode.repository import models_dir, resolve, versions
-from dicomnode.settings import Routes, WorkSettings
+from dicomnode.rules import Routes
+from dicomnode.settings import WorkSettings
 from dicomnode.stages.infer import BATCH, Model
 from dicomnode.stages.look import look
 from dicomnode.stages.preprocess import to_unit

@@ -18,7 +18,8 @@ from typing import Any
 
 from dicomnode.commands.init import Forward, compose
 from dicomnode.records import BODY_PARTS, UNCERTAIN
-from dicomnode.settings import Routes, Settings, load
+from dicomnode.rules import Routes
+from dicomnode.settings import Settings, load
 
 #: Who sends to the node: under the site's rules, and to two archives.
 CALLING, CALLING_TWO = "DRILL", "DRILL2"

@@ -31,7 +31,7 @@ from dicomnode.contexts import is_image
 from dicomnode.errors import BadRule, BodyPartUncertain, TagDisagrees
 from dicomnode.image import Image
 from dicomnode.records import BODY_PARTS, CHEST, UNCERTAIN, Agreement, Doubt, Handling, Instance, Route
-from dicomnode.settings import Routes, Rule
+from dicomnode.rules import Routes, Rule
 from dicomnode.stages.body_part import from_header
 from dicomnode.stages.sight import Classify, Look, see
 from dicomnode.stages.tag import compare, decides, device_of, meant, tag_of

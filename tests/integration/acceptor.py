@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dicomnode import listening
+from dicomnode.rules import Routes, Rule
 from dicomnode.scp.acceptor import Listener
 from dicomnode.scp.door import Door
-from dicomnode.settings import KeepSettings, NodeSettings, Peer, Routes, Rule, ScpSettings, SendSettings, Settings
+from dicomnode.settings import KeepSettings, NodeSettings, Peer, ScpSettings, SendSettings, Settings
 from dicomnode.spool import Spool
 from tests.peers import free_port, wait_for
 

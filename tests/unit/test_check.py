@@ -19,7 +19,8 @@ from dicomnode.commands.check import check
 from dicomnode.commands.init import compose, parse_forward, set_value
 from dicomnode.errors import BadCard, MissingModel, PeerUnavailable
 from dicomnode.records import BODY_PARTS, OutputKind
-from dicomnode.settings import Routes, Rule, Settings, load
+from dicomnode.rules import Routes, Rule
+from dicomnode.settings import Settings, load
 
 
 def fake_model(task: str = "findings") -> object:

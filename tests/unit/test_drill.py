@@ -29,7 +29,8 @@ from dicomnode.drill.modality import Association
 from dicomnode.drill.node import until
 from dicomnode.drill.pdu import Ended, Rejected, Wrong
 from dicomnode.drill.pictures import SOP_CLASS, draw
-from dicomnode.settings import Routes, Settings, load
+from dicomnode.rules import Routes
+from dicomnode.settings import Settings, load
 from tests.peers import wait_for
 
 

@@ -10,7 +10,8 @@ import pytest
 from dicomnode.errors import BadCard, BadRule, DigestMismatch, MissingModel
 from dicomnode.kitting import build_router, load_models
 from dicomnode.repository import approve, models_dir, named, resolve, versions
-from dicomnode.settings import Routes, Rule, WorkSettings, load
+from dicomnode.rules import Routes, Rule
+from dicomnode.settings import WorkSettings, load
 from tests.unit.spooled import configured
 from tests.unit.test_cards import CARD, lay
 

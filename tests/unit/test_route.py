@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from dicomnode.errors import BadRule, StageFailed, Undecodable, UnsupportedTransferSyntax
 from dicomnode.image import Image
 from dicomnode.records import BODY_PARTS, Instance
-from dicomnode.settings import Routes, Rule
+from dicomnode.rules import Routes, Rule
 from dicomnode.stages.body_part import age_years, from_header
 from dicomnode.stages.look import look
 from dicomnode.stages.preprocess import to_unit
