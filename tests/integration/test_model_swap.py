@@ -79,9 +79,10 @@ class Modality:
 
     def _send(self) -> None:
         ae = AE(ae_title="MODALITY")
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 240
         ae.add_requested_context(ComputedRadiographyImageStorage, ExplicitVRLittleEndian)
         assoc = ae.associate("127.0.0.1", self._port, ae_title="DICOMNODE")
-        while not self._stop.wait(0.02):
+        while not self._stop.wait(0.25):  # about what two workers get through
             ds = radiograph(rows=64, cols=64, seed=len(self.sent))
             status = assoc.send_c_store(ds).get("Status") if assoc.is_established else "no association"
             if status == 0x0000:
@@ -96,7 +97,7 @@ class Modality:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(240)
 
 
 def rows(node: Node) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ def by_version(node: Node) -> Counter[str]:
 
 def answered(node: Node, version: str, count: int) -> None:
     """Wait until so many were answered by a version."""
-    wait_for(lambda: by_version(node)[version] >= count, 90, lambda: f"{version}: {by_version(node)}; {node.tail()}", 0.3)
+    wait_for(lambda: by_version(node)[version] >= count, 240, lambda: f"{version}: {by_version(node)}; {node.tail()}", 0.3)
 
 
 def test_a_model_is_replaced_while_instances_flow(master: Master, tmp_path: Path) -> None:
@@ -138,12 +139,12 @@ def test_a_model_is_replaced_while_instances_flow(master: Master, tmp_path: Path
         assert "sample" in message
         before = set(node.pids("work"))
         os.kill(min(before), signal.SIGKILL)
-        wait_for(lambda: len(set(node.pids("work")) - before) == 1, 60, lambda: "a new worker; " + node.tail())
-        wait_for(lambda: len(node.events("worker_started")) == 5, 60, lambda: "it works; " + node.tail())
+        wait_for(lambda: len(set(node.pids("work")) - before) == 1, 120, lambda: "a new worker; " + node.tail())
+        wait_for(lambda: len(node.events("worker_started")) == 5, 120, lambda: "it works; " + node.tail())
         answered(node, "9.0.1", by_version(node)["9.0.1"] + 5)
     assert modality.faults == {}
     wait_for(lambda: len(rows(node)) == len(modality.sent), 60, "every instance has its row")
-    wait_for(lambda: {row["state"] for row in rows(node)} == {"done"}, 90, lambda: f"all are done; {node.tail()}", 0.3)
+    wait_for(lambda: {row["state"] for row in rows(node)} == {"done"}, 240, lambda: f"all are done; {node.tail()}", 0.3)
     assert set(by_version(node)) == {"9.0.0", "9.0.1"}
     assert sum(by_version(node).values()) == len(modality.sent)
     late = set(modality.sent[reloaded_after:])
