@@ -73,11 +73,14 @@ class Taught:
         return metrics.softmax(predict(self.network, tensors_of(examples, self.prepare, threads)), self.temperature)
 
 
-def steps_for(size: int) -> Steps:
+def steps_for(size: int, *, ranks: bool = False) -> Steps:
     """The preparation that our own models are trained with: (1, size, size), standardised, even margins cut."""
+    grey: Steps = (("fit", {"rows": size, "cols": size}), ("equalise", {})) if ranks else (
+        ("percentile_window", {"low": 1.0, "high": 99.0}),
+    )  # fmt: skip
     return (
         ("crop_margins", {"contrast": 0.04, "at_most": 0.35}),
-        ("percentile_window", {"low": 1.0, "high": 99.0}),
+        *grey,
         ("resize", {"rows": size, "cols": size, "keep_aspect": True}),
         ("standardise", {}),
         ("add_channel", {}),
@@ -119,7 +122,7 @@ def learn(
     torch.set_num_threads(machine.threads)
     torch.manual_seed(plan.seed)
     torch.backends.cudnn.deterministic = True
-    prepare = chain(steps or steps_for(plan.size))
+    prepare = chain(steps or steps_for(plan.size, ranks=plan.ranks))
     learned = TrainSet(
         load_small(train, round(plan.size * _HELD_SHARE), machine.threads),
         targets_of(train, labels),

@@ -53,6 +53,8 @@ class Plan:
     source_power: float = 0.35
     #: Leading layers of the features that keep the weights they came with: half the time, and less to forget.
     frozen: int = 0
+    #: Whether grey values are replaced by their ranks, which undoes windows; else percentiles 1 and 99 become 0 and 1.
+    ranks: bool = False
     #: auto: bfloat16 where it is faster; weights and sums are float32 always.
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 7
@@ -66,13 +68,15 @@ RECIPES: Mapping[str, Recipe] = {
     "none": Recipe(),
 }
 
-_ROUTER = Plan(arch="efficientnet_lite0", width=1.0, size=192, start="imagenet", epochs=24, batch=32, rate=1e-3)
+_ROUTER = Plan(
+    arch="efficientnet_lite0", width=1.0, size=192, start="imagenet", epochs=12, batch=32, rate=1e-3, frozen=5, ranks=True
+)
 _PAPER = Plan(
     arch="mobilenet_v1", width=1.0, size=512, epochs=100, batch=32, rate=1e-4, optimiser="adam", decay=0.0,
     schedule="restarts", smoothing=0.0, dropout=0.0, ema=0.0, augmentation="plain", class_power=1.0, source_power=1.0,
 )  # fmt: skip
 #: Few pictures, so few steps an epoch: the average must follow faster than the router's.
-_FINDINGS = replace(_ROUTER, ema=0.98, augmentation="findings")
+_FINDINGS = replace(_ROUTER, ema=0.98, augmentation="findings", ranks=False)
 
 #: Task and preset to the numbers.
 PLANS: Mapping[str, Mapping[str, Plan]] = {

@@ -143,7 +143,7 @@ def _steps(plan: Plan, start: Start | None) -> Steps:
     """The preparation: that of the model to go on from, where the size is the same."""
     if start is not None and start.input is not None and start.input.shape == (1, plan.size, plan.size):
         return [(step.step, step.parameters) for step in start.input.preprocess]
-    return steps_for(plan.size)
+    return steps_for(plan.size, ranks=plan.ranks)
 
 
 def _card(task: Task, version: str, labels: Sequence[cards.Label], basis: Mapping[str, object]) -> cards.Card:
