@@ -73,6 +73,9 @@ class Teaching:
         typer.Option("--concept", help="LABEL=CODE^SCHEME^MEANING, the coded concept of a label; may be repeated."),
     ] = None
     folds: Annotated[int, typer.Option("--folds", min=0, help="Cross-validate first with so many folds of train and val.")] = 0
+    leave_out: Annotated[
+        str, typer.Option("--leave-out", help="A source (column source_repo) not to learn from but to be measured on.")
+    ] = ""
     threads: Annotated[int, typer.Option("--threads", min=1, help="Cores to use.")] = 1
     device: Annotated[str, typer.Option("--device", help="auto (the GPU when there is one), cpu, cuda.")] = "auto"
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint under --runs.")] = False

@@ -50,6 +50,7 @@ def _run(task: Any, teaching: Teaching) -> None:
     order = Order(
         data=teaching.manifest, models=teaching.models, runs=teaching.runs or Path("runs") / name,
         version=teaching.model_version, resume=teaching.resume, replace=teaching.replace, folds=teaching.folds,
+        leave_out=teaching.leave_out,
     )  # fmt: skip
     folder = train_model(
         replace(task, name=name, concepts=tuple(teaching.concept or ())),

@@ -10,9 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-#: A router answers wrong at most this often where it answers, and is uncertain at most that often.
-_WRONG, _UNCERTAIN = 0.01, 0.05
-
 
 def choose_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     """Choose among 0.05, 0.10 ... 0.95 what has the highest sensitivity + specificity; of equals the nearest to 0.5."""
@@ -24,18 +21,10 @@ def choose_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> fl
     return max((round(step / 20, 2) for step in range(1, 20)), key=worth)
 
 
-def choose_certain_from(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Choose the lowest of 0.30, 0.31 ... 0.95 above which at most 1 % of the answers are wrong.
+def choose_certain_from(probabilities: NDArray[np.float64], answered: float) -> float:
+    """Choose the probability, in hundredths from 0.30 to 0.99, that leaves at least the share `answered` of val answered.
 
-    Where that would leave more than 5 % of the pictures unanswered, the highest that does not.
+    Pictures of what the model never saw get lower probabilities than those of val, so that far more of them fall below.
     """
-    highest, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    chosen = 0.30
-    for step in range(30, 96):
-        answered = highest >= step / 100
-        if answered.mean() < 1 - _UNCERTAIN:
-            break
-        chosen = step / 100
-        if (~right[answered]).mean() <= _WRONG:
-            break
-    return chosen
+    highest = probabilities.max(axis=1)
+    return float(np.clip(np.floor(np.quantile(highest, 1 - answered) * 100) / 100, 0.30, 0.99))
