@@ -71,6 +71,9 @@ class Selection:
     label_patterns: Mapping[str, str] | None = None
     #: Class to label, where they are called otherwise; a row of another class is left out.
     classes: Mapping[str, str] | None = None
+    #: Only rows of this source, and none of that one; empty: whatever the source.
+    source: str = ""
+    not_source: str = ""
 
 
 #: Our own manifest: open and CC BY-NC-SA pictures for the router; what may only be looked at lies under nc/. The hands of
@@ -120,7 +123,10 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
     found = []
     for line, row in enumerate(rows, start=2):
         path = row["path"] or ""
+        source = row.get("source_repo") or ""
         if not path.startswith(selection.prefixes) or path.startswith(selection.without):
+            continue
+        if (selection.source and source != selection.source) or (selection.not_source and source == selection.not_source):
             continue
         label, where = _label(row, selection), f"{manifest}:{line}"
         if label is None or not path:
@@ -128,7 +134,7 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
         if "split" in row and row["split"] not in SPLITS:
             raise BadSetting(f"{where}: split {row['split']!r} is not one of {', '.join(SPLITS)}; {_MEND}")
         if label:
-            source, licence, file = row.get("source_repo") or "", row.get("licence") or "", manifest.parent / path
+            licence, file = row.get("licence") or "", manifest.parent / path
             noted = _PERSON.search(row.get("note") or "")
             person = row.get("patient") or (noted[1] if noted else "")
             named = f"{source}:{person}" if person else _dicom_person(file)

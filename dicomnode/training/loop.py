@@ -1,4 +1,4 @@
-"""Teach a network, epoch by epoch, and keep the weights that were best on val.
+"""Teach a network, epoch by epoch, and keep the weights of the last, or those that were best on val.
 
 **Way** Batches come from `feed`; what the plan says is done: Adam or AdamW, a cosine with warm-up or with warm restarts, label
 smoothing. A slow average of the weights (EMA), where the plan wants one, is what val judges and what is kept. With bfloat16
@@ -139,7 +139,7 @@ class _Run:
         self._stateful = {
             "network": self.network, "average": self.average, "optimiser": self.optimiser, "schedule": self.schedule,
         }  # fmt: skip
-        self._out = out
+        self._out, self._keeps_last = out, plan.keeps_last
 
     def resume(self) -> None:
         """Take up `last.pt`, if it is there and of this run."""
@@ -170,9 +170,11 @@ class _Run:
             draw_curves(self.history, self._out / "curves.png")
 
     def chosen(self) -> Classifier:
-        """The averaged weights of the best epoch."""
+        """The averaged weights of the last epoch, or of the best."""
         if self.history:
             draw_curves(self.history, self._out / "curves.png")
+        if self._keeps_last:
+            return self.average.eval()
         kept = torch.load(self._out / "best.pt", map_location=next(self.network.parameters()).device, weights_only=True)
         self.average.load_state_dict(kept["average"])
         self.average.eval()
@@ -182,9 +184,9 @@ class _Run:
 def fit(
     network: Classifier, train: TrainSet, val: ValSet, plan: Plan, prepare: Step, out: Path, *, resume: bool, threads: int = 1
 ) -> Classifier:
-    """Teach `network` and return it with the averaged weights of the epoch that was best on val.
+    """Teach `network` and return it with the averaged weights of the last epoch, where the plan keeps it, or of the best.
 
-    Best is the highest macro-F1, between equals the lowest log loss. Writes `last.pt` (to resume), `best.pt`,
+    Best is the highest macro-F1 on val, between equals the lowest log loss. Writes `last.pt` (to resume), `best.pt`,
     `history.json` and `curves.png` into `out`. The network stays on the device it came on; `threads` prepare pictures.
 
     Raises

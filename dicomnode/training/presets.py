@@ -59,6 +59,15 @@ class Plan:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 7
 
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the weights of the last epoch are kept, not those that were best on val.
+
+        An average under a rate that falls to zero is meant to end well, and where val has nine pictures of a class, the epoch
+        with the best figure is chosen by luck.
+        """
+        return self.ema > 0 and self.schedule == "cosine"
+
 
 #: How pictures are changed while learning, by name.
 RECIPES: Mapping[str, Recipe] = {

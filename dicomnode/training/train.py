@@ -1,7 +1,7 @@
 """Train a model of one task and put it into the model repository: what ``dicomnode train router`` and ``dicomnode
 train findings`` call.
 
-**Way** Examples are read, the card is made as far as it is known, a network learns on train, epoch, temperature and thresholds
+**Way** Examples are read, the card is made as far as it is known, a network learns on train, temperature and thresholds
 are chosen on val, the network is exported, and the finished model is measured once on test with `evaluate_model`; the figures
 go into its cards. With folds the recipe is cross-validated first.
 
@@ -104,7 +104,9 @@ def train_model(
     folder = order.models / task.name / order.version
     if (folder / "card.toml").exists() and not order.replace:
         raise BadSetting(f"{folder}: is there already; another --model-version or --name, or --replace to write over it")
-    examples, left_out = _leave_out(datasets.read_examples(order.data, task.selection), order)
+    selection = _selection(task, order)
+    rows = replace(selection, not_source=order.leave_out)
+    examples = datasets.read_examples(order.data, rows)
     start = open_start(plan.start, plan.arch or None, plan.width or None)
     if start is not None:
         size = plan.size or (0 if start.input is None else start.input.shape[1])
@@ -131,15 +133,15 @@ def train_model(
         figures["cross_validation"] = fold_figures(pooled, labels)
     taught = teach(split["train"], split["val"], order.runs)
     card = export_model(taught.network, _choose(card, taught, task.answered), folder)
-    outside = {"outside": datasets.OUTSIDE} if task.kind == "router" else {}
+    groups: dict[str, dict[str, Selection]] = {name: {"test": rows} for name in ("val", "test")}
+    if task.kind == "router":
+        groups["test"]["outside"] = datasets.OUTSIDE
+    if order.leave_out:
+        groups["train"] = {"left_out": replace(selection, source=order.leave_out)}
     reports = [
-        evaluate_model(
-            model=folder, data=order.data, split=name, selections={"test": task.selection} | outside, threads=machine.threads
-        )
-        for name in ("val", "test")
+        evaluate_model(model=folder, data=order.data, split=name, selections=group, threads=machine.threads)
+        for name, group in groups.items()
     ]
-    if left_out:
-        reports.append(evaluate_model(model=folder, data=order.data, examples={"left_out": left_out}, threads=machine.threads))
     for report in reports:
         figures |= figures_of(report)
     card = write_card(card.model_copy(update={"figures": figures}), folder)
@@ -148,13 +150,22 @@ def train_model(
     return folder
 
 
-def _leave_out(examples: Sequence[Example], order: Order) -> tuple[list[Example], list[Example]]:
-    """What is learned, chosen and reported on, and what of the source left out is measured: never its test pictures."""
-    left = [example for example in examples if order.leave_out and example.source == order.leave_out]
-    if order.leave_out and not left:
-        known = ", ".join(sorted({example.source for example in examples if example.source})) or "none"
-        raise BadSetting(f"--leave-out {order.leave_out}: no picture is of this source; there are: {known}")
-    return [one for one in examples if one not in left], [one for one in left if one.split != "test"]
+def _selection(task: Task, order: Order) -> Selection:
+    """Which rows the task is about: a manifest that has none of them is a site's own, and taken whole.
+
+    Raises
+    ------
+    BadSetting
+        No train picture is of the source to leave out, which is measured on these.
+    """
+    if order.data.is_dir() or not datasets.read_manifest(order.data, task.selection):
+        task = replace(task, selection=datasets.EVERYTHING)
+    if order.leave_out:
+        examples = datasets.read_examples(order.data, task.selection)
+        sources = sorted({example.source for example in examples if example.split == "train" and example.source})
+        if order.leave_out not in sources:
+            raise BadSetting(f"--leave-out {order.leave_out}: no train picture has this source; there are: {sources}")
+    return task.selection
 
 
 def _steps(plan: Plan, start: Start | None) -> Steps:

@@ -256,6 +256,31 @@ def test_router_from_end_to_end(manifest, tmp_path):
     assert "| macro | 12 |" in (tmp_path / "report" / "evaluation.md").read_text(encoding="utf-8")
 
 
+def test_a_source_left_out_is_measured_and_not_learned_from(manifest, tmp_path):
+    """What is left out is in neither training data nor test, and has figures of its own, on its train pictures."""
+    rows = read_manifest(manifest)
+    source = min(example.source for example in rows)
+    left = [example for example in rows if example.source == source and example.split == "train"]
+    order = train.Order(manifest, tmp_path / "models", tmp_path / "runs", leave_out=source)
+    task = replace(train.ROUTERS["full"], name="tiny-router", selection=EVERYTHING)
+    card = load_card(train.train_model(task, order, replace(TINY, epochs=1), ONE_CORE) / "card.toml")
+    assert source not in {data.source for data in card.training_data}
+    assert card.figures["left_out"]["pictures"] == len(left)
+    assert card.figures["test"]["pictures"] == sum(e.split == "test" and e.source != source for e in rows)
+    with pytest.raises(BadSetting, match=rf"--leave-out nobody: no train picture has this source; there are: .*{source}"):
+        train.train_model(task, replace(order, leave_out="nobody", version="2.0.0"), TINY, ONE_CORE)
+
+
+def test_certain_from_leaves_the_share_answered():
+    """The threshold is the highest hundredth that leaves the share of val answered."""
+    highest = np.linspace(0.5, 1, 101)
+    certain = thresholds.choose_certain_from(np.stack([highest, 1 - highest], axis=1), answered=0.9)
+    assert certain == pytest.approx(0.55)
+    assert (highest >= certain).mean() >= 0.9
+    assert thresholds.choose_certain_from(np.full((5, 2), 0.5), 0.98) == 0.5
+    assert thresholds.choose_certain_from(np.array([[0.999, 0.001]] * 5), 0.98) == 0.99
+
+
 def test_findings_from_end_to_end(manifest, tmp_path):
     """A findings model gets a threshold for its abnormal label, and figures at it."""
     selection = Selection(("",), label_patterns={"normal": r"/SPINE/", "pneumonia": r"/OTHER/"})
