@@ -24,6 +24,7 @@ from dicomnode import cards
 from dicomnode.errors import BadSetting
 from dicomnode.training import datasets, describe
 from dicomnode.training.datasets import SPLITS, Example, Selection
+from dicomnode.training.drawn import draw_examples
 from dicomnode.training.evaluate import as_markdown, evaluate_model
 from dicomnode.training.export import export_model, figures_of, write_card, write_model_card
 from dicomnode.training.folds import cross_validate, fold_figures
@@ -52,11 +53,13 @@ class Task:
     concepts: tuple[str, ...] = ()
     #: Share of val that a router answers; on the rest it is uncertain.
     answered: float = 0.98
+    #: Mammograms drawn by program that are learned from as well, as `other`.
+    drawn: int = 0
 
 
 #: The routers that come with the node: with the CC BY-NC-SA pictures, and with open licences alone.
 ROUTERS: Mapping[str, Task] = {
-    "full": Task("router", "bodypart-router", datasets.ROUTER, ROUTER_LABELS),
+    "full": Task("router", "bodypart-router", datasets.ROUTER, ROUTER_LABELS, drawn=80),
     # It meets films of what it never saw: of the unsure ones it is to leave more.
     "open": Task("router", "bodypart-router-open", datasets.OPEN, ROUTER_LABELS, answered=0.95),
 }
@@ -106,7 +109,9 @@ def train_model(
         raise BadSetting(f"{folder}: is there already; another --model-version or --name, or --replace to write over it")
     selection = _selection(task, order)
     rows = replace(selection, not_source=order.leave_out)
-    examples = datasets.read_examples(order.data, rows)
+    examples = list(datasets.read_examples(order.data, rows))
+    if task.drawn and selection is task.selection:  # of ours, not of a site's own pictures
+        examples += draw_examples(order.runs / "drawn", task.drawn, "other", plan.seed)
     start = open_start(plan.start, plan.arch or None, plan.width or None)
     if start is not None:
         size = plan.size or (0 if start.input is None else start.input.shape[1])

@@ -19,6 +19,7 @@ from dicomnode.errors import BadSetting
 from dicomnode.stages.preprocess import chain
 from dicomnode.training import augment, datasets, metrics
 from dicomnode.training.datasets import EVERYTHING, Example, Selection, read_examples, read_manifest
+from dicomnode.training.drawn import draw_examples
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
@@ -269,6 +270,19 @@ def test_a_source_left_out_is_measured_and_not_learned_from(manifest, tmp_path):
     assert card.figures["test"]["pictures"] == sum(e.split == "test" and e.source != source for e in rows)
     with pytest.raises(BadSetting, match=rf"--leave-out nobody: no train picture has this source; there are: .*{source}"):
         train.train_model(task, replace(order, leave_out="nobody", version="2.0.0"), TINY, ONE_CORE)
+
+
+def test_drawn_mammograms(tmp_path):
+    """They are the same for the same seed, no two alike, dark where no breast is, and say whose they are."""
+    examples = draw_examples(tmp_path / "a", 6, "other", seed=3)
+    again = draw_examples(tmp_path / "b", 6, "other", seed=3)
+    pixels = [example.path.read_bytes() for example in examples]
+    assert pixels == [example.path.read_bytes() for example in again]
+    assert len(set(pixels)) == 6
+    assert {(e.label, e.split, e.licence) for e in examples} == {("other", "train", "CC0-1.0")}
+    for example in examples:
+        picture = datasets.read_picture(example.path)
+        assert np.median(picture[:, -8:]) < 0.15 < picture[:, :8].mean()
 
 
 def test_certain_from_leaves_the_share_answered():
