@@ -31,7 +31,7 @@ def terms(examples: Sequence[Example], start: Start | None) -> cards.Licence:
     if bound:
         reason = f"Learned from pictures under {'; '.join(bound)}, among others; the weights carry that licence."
         return cards.Licence(identifier="CC-BY-NC-SA-4.0", reason=reason)
-    is_open = all(text.startswith("CC BY 4.0") for text in stated)
+    is_open = all(text.startswith(("CC BY 4.0", "CC0")) for text in stated)
     if start is not None and start.licence.identifier not in _FREE:
         reason = f"Began with the weights of {start.name}, whose terms hold on: {start.licence.reason}"
         if is_open or "NC" in start.licence.identifier:

@@ -32,7 +32,7 @@ def _texture(rows: int, cols: int, random: Generator) -> Array:
     spectrum = np.fft.rfft2(random.standard_normal((rows, cols))) / frequency ** random.uniform(1.1, 2.0)
     grain = np.fft.irfft2(spectrum, s=(rows, cols))
     low, high = np.percentile(grain, (1, 99))
-    return np.clip((grain - low) / (high - low), 0, 1).astype(np.float32)
+    return np.asarray(np.clip((grain - low) / (high - low), 0, 1), dtype=np.float32)
 
 
 def draw_breast(random: Generator) -> NDArray[np.uint8]:
@@ -56,7 +56,7 @@ def draw_breast(random: Generator) -> NDArray[np.uint8]:
         picture = np.maximum(picture, muscle * (random.uniform(0.55, 0.95) + 0.1 * fine))
     top = float(picture.max()) or 1.0
     picture = picture / top + random.uniform(0, 0.06) + random.standard_normal((rows, cols)) * random.uniform(0, 0.02)
-    shown = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    shown: NDArray[np.uint8] = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
     if random.random() < 0.5:  # the view's letters, on the side of the air
         view, place = str(random.choice(["RMLO", "L MLO", "R-CC", "LCC"])), (int(cols * 0.7), int(rows * 0.15))
         cv2.putText(shown, view, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 255, 1, cv2.LINE_AA)

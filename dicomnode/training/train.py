@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -108,10 +108,9 @@ def train_model(
     if (folder / "card.toml").exists() and not order.replace:
         raise BadSetting(f"{folder}: is there already; another --model-version or --name, or --replace to write over it")
     selection = _selection(task, order)
-    rows = replace(selection, not_source=order.leave_out)
-    examples = list(datasets.read_examples(order.data, rows))
+    examples = datasets.read_examples(order.data, replace(selection, not_source=order.leave_out))
     if task.drawn and selection is task.selection:  # of ours, not of a site's own pictures
-        examples += draw_examples(order.runs / "drawn", task.drawn, "other", plan.seed)
+        examples = (*examples, *draw_examples(order.runs / "drawn", task.drawn, "other", plan.seed))
     start = open_start(plan.start, plan.arch or None, plan.width or None)
     if start is not None:
         size = plan.size or (0 if start.input is None else start.input.shape[1])
@@ -138,21 +137,29 @@ def train_model(
         figures["cross_validation"] = fold_figures(pooled, labels)
     taught = teach(split["train"], split["val"], order.runs)
     card = export_model(taught.network, _choose(card, taught, task.answered), folder)
-    groups: dict[str, dict[str, Selection]] = {name: {"test": rows} for name in ("val", "test")}
-    if task.kind == "router":
-        groups["test"]["outside"] = datasets.OUTSIDE
-    if order.leave_out:
-        groups["train"] = {"left_out": replace(selection, source=order.leave_out)}
-    reports = [
-        evaluate_model(model=folder, data=order.data, split=name, selections=group, threads=machine.threads)
-        for name, group in groups.items()
-    ]
+    reports = _reports(task, order, selection, folder, machine)
     for report in reports:
         figures |= figures_of(report)
     card = write_card(card.model_copy(update={"figures": figures}), folder)
     notes = f"{describe.shortcomings(split['train'], examples)}\n\nTaught with: {describe.taught_with(plan)}."
     write_model_card(card, folder, "\n".join(map(as_markdown, reports[1:])), notes)
     return folder
+
+
+def _reports(
+    task: Task, order: Order, selection: Selection, folder: Path, machine: Machine
+) -> list[dict[str, Any]]:
+    """Val, then test with what was never learned from, then the source that was left out."""
+    rows = replace(selection, not_source=order.leave_out)
+    groups: dict[str, dict[str, Selection]] = {name: {"test": rows} for name in ("val", "test")}
+    if task.kind == "router":
+        groups["test"]["outside"] = datasets.OUTSIDE
+    if order.leave_out:
+        groups["train"] = {"left_out": replace(selection, source=order.leave_out)}
+    return [
+        evaluate_model(model=folder, data=order.data, split=name, selections=group, threads=machine.threads)
+        for name, group in groups.items()
+    ]
 
 
 def _selection(task: Task, order: Order) -> Selection:
