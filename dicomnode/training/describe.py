@@ -21,26 +21,35 @@ NOT_A_DEVICE = "Not a medical device; not for diagnostic use."
 _ARTIFICIAL_INTELLIGENCE = cards.Concept(value="123110", scheme="DCM", meaning="Artificial Intelligence")
 #: Terms of start weights that ask for no more than naming them.
 _FREE = frozenset({"Apache-2.0", "CC-BY-4.0"})
+#: How manifests begin the terms of pictures that ask for no more than naming their makers, or for that and the same terms.
+_OPEN = ("CC BY 4.0", "CC0", "NIH ChestX-ray14 (no restriction", "BUSI: CC0")
+_SHARE_ALIKE = "CC BY-SA 4.0"
 _FEW = 100  # pictures of a class; below, a card says so
 
 
 def terms(examples: Sequence[Example], start: Start | None) -> cards.Licence:
     """The terms of weights that learned from these pictures, and from what they began with."""
     stated = {example.licence for example in examples}
+    began = "" if start is None else f" Began with the weights {start.name} ({start.licence.identifier}; see training data)."
     bound = sorted(text for text in stated if "BY-NC-SA" in text)
     if bound:
-        reason = f"Learned from pictures under {'; '.join(bound)}, among others; the weights carry that licence."
+        reason = f"Learned from pictures under {'; '.join(bound)}, among others; the weights carry that licence.{began}"
         return cards.Licence(identifier="CC-BY-NC-SA-4.0", reason=reason)
-    is_open = all(text.startswith(("CC BY 4.0", "CC0")) for text in stated)
+    is_open = all(text.startswith((*_OPEN, _SHARE_ALIKE)) for text in stated)
     if start is not None and start.licence.identifier not in _FREE:
         reason = f"Began with the weights of {start.name}, whose terms hold on: {start.licence.reason}"
         if is_open or "NC" in start.licence.identifier:
             return cards.Licence(identifier=start.licence.identifier, reason=reason)
         return cards.Licence(identifier="LicenseRef-training-data", reason=f"{reason} And those of the training data.")
+    alike = sorted(text for text in stated if text.startswith(_SHARE_ALIKE))
+    if is_open and alike:
+        reason = f"Learned from pictures under open licences; {'; '.join(alike)} asks for the same terms.{began}"
+        return cards.Licence(identifier="CC-BY-SA-4.0", reason=reason)
     if is_open:
-        return cards.Licence(identifier="CC-BY-4.0", reason="Learned only from pictures under CC BY 4.0, named below.")
+        reason = f"Learned only from pictures under CC BY 4.0 or freer terms, named below.{began}"
+        return cards.Licence(identifier="CC-BY-4.0", reason=reason)
     return cards.Licence(
-        identifier="LicenseRef-training-data", reason="No one licence covers the pictures; see training data."
+        identifier="LicenseRef-training-data", reason=f"No one licence covers the pictures; see training data.{began}"
     )
 
 

@@ -109,7 +109,7 @@ def train_model(
         raise BadSetting(f"{folder}: is there already; another --model-version or --name, or --replace to write over it")
     selection = _selection(task, order)
     examples = datasets.read_examples(order.data, replace(selection, not_source=order.leave_out))
-    if task.drawn and selection is task.selection:  # of ours, not of a site's own pictures
+    if task.drawn and selection != datasets.EVERYTHING:  # ours, not a site's own pictures
         examples = (*examples, *draw_examples(order.runs / "drawn", task.drawn, "other", plan.seed))
     start = open_start(plan.start, plan.arch or None, plan.width or None)
     if start is not None:

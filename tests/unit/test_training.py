@@ -230,7 +230,7 @@ def test_network_shape():
 
 def run_router(manifest, root, *, selection=EVERYTHING, resume=False, **numbers):
     """Train the tiny router; gives its model folder."""
-    task = replace(train.ROUTERS["full"], name="tiny-router", selection=selection, drawn=0)
+    task = replace(train.ROUTERS["full"], name="tiny-router", selection=selection)
     order = train.Order(manifest, root / "models", root / "runs", "0.1.0", resume=resume)
     return train.train_model(task, order, replace(TINY, **numbers), ONE_CORE)
 
@@ -263,7 +263,7 @@ def test_a_source_left_out_is_measured_and_not_learned_from(manifest, tmp_path):
     source = min(example.source for example in rows)
     left = [example for example in rows if example.source == source and example.split == "train"]
     order = train.Order(manifest, tmp_path / "models", tmp_path / "runs", leave_out=source)
-    task = replace(train.ROUTERS["full"], name="tiny-router", selection=EVERYTHING, drawn=0)
+    task = replace(train.ROUTERS["full"], name="tiny-router", selection=EVERYTHING)
     card = load_card(train.train_model(task, order, replace(TINY, epochs=1), ONE_CORE) / "card.toml")
     assert source not in {data.source for data in card.training_data}
     assert card.figures["left_out"]["pictures"] == len(left)

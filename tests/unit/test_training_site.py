@@ -123,6 +123,8 @@ def test_terms_of_the_start_hold_on():
     assert describe.terms(free, None).identifier == "CC-BY-4.0"
     assert describe.terms(free, open_start_with("Apache-2.0")).identifier == "CC-BY-4.0"
     assert describe.terms(free, bound).identifier == "CC-BY-NC-SA-4.0"
+    alike = [*free, replace(free[0], licence="CC BY-SA 4.0 (hands)"), replace(free[0], licence="CC0-1.0")]
+    assert describe.terms(alike, None).identifier == "CC-BY-SA-4.0"
     assert describe.terms([replace(free[0], licence="")], bound).identifier == "CC-BY-NC-SA-4.0"
     assert "old 1.0.0" in describe.terms(free, bound).reason
     unclear = describe.terms([replace(free[0], licence="")], open_start_with("LicenseRef-x"))
