@@ -1,7 +1,7 @@
 """The curves of a training run as a picture.
 
 **Way** `draw_curves` reads nothing but the history that `loop.fit` keeps, and writes a PNG: loss, macro-F1 and log loss on val,
-learning rate, over epochs; the epoch whose weights are kept is marked.
+learning rate, over epochs; the epoch whose weights are kept is marked: the last, or the best on val.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ _PANELS = (
 )
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path, *, keeps_last: bool = False) -> None:
     """Write the curves of a history that has at least one epoch."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    kept = max(history, key=lambda row: (row["val_macro_f1"], -row["val_log_loss"]))["epoch"]
+    best = max(history, key=lambda row: (row["val_macro_f1"], -row["val_log_loss"]))
+    kept = (history[-1] if keeps_last else best)["epoch"]
     for axes, (key, title, logarithmic) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         axes.plot(epochs, [row[key] for row in history], marker="." if len(epochs) < 60 else "", color="C0")
         axes.axvline(kept, color="0.6", linestyle=":", label=f"kept: epoch {kept:g}")

@@ -1,8 +1,8 @@
 """Cross-validation for small sets: every picture of train and val is once judged by a network that never saw it.
 
 **Way** Pictures are dealt into folds, those of one person into the same. For each fold a network is taught by the plan of the
-model itself: its epoch, temperature and thresholds are chosen on the next fold, it learns from the others, and answers for the
-fold that is left. The answers of all folds together give the figures. The test split stays untouched.
+model itself: what that chooses on val (temperature, thresholds) is chosen on the next fold, it learns from the others, and
+answers for the fold that is left. The answers of all folds together give the figures. The test split stays untouched.
 
 **Fails** `BadSetting` for fewer than three folds, or more than a label has persons.
 

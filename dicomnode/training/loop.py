@@ -167,12 +167,12 @@ class _Run:
         )
         (self._out / "history.json").write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
         if (epoch + 1) % _DRAWN == 0:
-            draw_curves(self.history, self._out / "curves.png")
+            draw_curves(self.history, self._out / "curves.png", keeps_last=self._keeps_last)
 
     def chosen(self) -> Classifier:
         """The averaged weights of the last epoch, or of the best."""
         if self.history:
-            draw_curves(self.history, self._out / "curves.png")
+            draw_curves(self.history, self._out / "curves.png", keeps_last=self._keeps_last)
         if self._keeps_last:
             return self.average.eval()
         kept = torch.load(self._out / "best.pt", map_location=next(self.network.parameters()).device, weights_only=True)

@@ -103,12 +103,15 @@ _OPEN: Mapping[str, Any] = {"arch": "", "width": 0.0, "size": 0}
 def plan_for(task: str, preset: str = "default", **wanted: Any) -> Plan:
     """The plan of a preset with what is wanted otherwise; None is not wanted.
 
-    Where nothing is said of the start, an architecture or width without ImageNet weights begins at random. Where the start is
-    a model, what is not said of architecture, width and size is left open (empty, 0): it is that of the model.
+    Where nothing is said of the start, an architecture or width without ImageNet weights begins at random, and what begins at
+    random keeps no layer as it is. Where the start is a model, what is not said of architecture, width and size is left open
+    (empty, 0): it is that of the model.
     """
     said = {key: value for key, value in wanted.items() if value is not None}
     plan = replace(PLANS[task][preset], **said)
     if plan.start not in {"none", "imagenet"}:
         return replace(plan, **{key: blank for key, blank in _OPEN.items() if key not in said})
     fits = plan.arch in IMAGENET_ARCHS and plan.width == 1
-    return plan if "start" in said or plan.start != "imagenet" or fits else replace(plan, start="none")
+    if "start" not in said and not fits:
+        plan = replace(plan, start="none")
+    return replace(plan, frozen=0) if plan.start == "none" and "frozen" not in said else plan

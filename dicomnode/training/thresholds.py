@@ -2,7 +2,8 @@
 
 **Way** One threshold for each abnormal label of a findings model; for a router the probability from which it is believed.
 
-**Limits** Val also chose the epoch, so what is promised here holds a little less on pictures never seen.
+**Limits** Val also chose the temperature, and the epoch where a plan keeps the best; what is promised here holds a little less
+on pictures never seen.
 """
 
 from __future__ import annotations

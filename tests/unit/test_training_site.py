@@ -139,6 +139,21 @@ def open_start_with(licence):
     return Start("old 1.0.0", "mobilenet_v1", 1.0, {}, Licence(identifier=licence, reason="of old"), ())
 
 
+def test_curves_mark_the_epoch_that_is_kept(tmp_path, monkeypatch):
+    """The last one, or the best on val."""
+    from matplotlib.axes import Axes
+
+    from dicomnode.training.curves import draw_curves
+
+    marked, line = [], Axes.axvline
+    monkeypatch.setattr(Axes, "axvline", lambda self, x, **how: (marked.append(x), line(self, x, **how)))
+    history = [{"epoch": n, "loss": 1, "val_macro_f1": 1 / n, "val_log_loss": 1, "rate": 1e-3} for n in (1, 2)]
+    for last in (False, True):
+        draw_curves(history, tmp_path / "curves.png", keeps_last=last)
+    assert set(marked[:4]) == {1}
+    assert set(marked[4:]) == {2}
+
+
 def test_presets(tmp_path):
     """The paper's preset has the paper's numbers, single options replace single ones, what cannot be begun with is not."""
     paper = plan_for("router", "paper", arch="resnet34", epochs=3)
@@ -148,6 +163,9 @@ def test_presets(tmp_path):
     assert (ours.arch, ours.size, ours.start) == ("efficientnet_lite0", 192, "imagenet")
     assert plan_for("findings", arch="efficientnet_b0").start == "imagenet"
     assert plan_for("router", arch="resnet18").start == "none"
+    # Layers that nothing taught are not kept as they are; what is asked for is done.
+    begun = ({"arch": "resnet18"}, {"start": "none"}, {"start": "none", "frozen": 2}, {"start": "models/a/1.0.0"}, {})
+    assert [plan_for("router", **one).frozen > 0 for one in begun] == [False, False, True, True, True]
     assert plan_for("router", width=0.5).start == "none"
     assert plan_for("router", arch="resnet18", start="imagenet").start == "imagenet"  # refused where it is opened
     model = plan_for("router", start="models/x/1.0.0", size=64)
