@@ -59,7 +59,7 @@ class Teaching:
     width: Annotated[float | None, typer.Option("--width", min=0.1, max=2, help="Multiplier of the channels.")] = None
     size: Annotated[int | None, typer.Option("--size", min=32, max=1024, help="Rows and columns of the input, pixels.")] = None
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the training pictures.")] = None
-    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Pictures in one step.")] = None
+    batch: Annotated[int | None, typer.Option("--batch", min=2, help="Pictures in one step.")] = None
     rate: Annotated[float | None, typer.Option("--rate", min=1e-7, max=1, help="Highest learning rate.")] = None
     frozen: Annotated[
         int | None, typer.Option("--frozen", min=0, help="Leading layers that keep the weights they began with.")

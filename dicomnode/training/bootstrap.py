@@ -37,8 +37,11 @@ class Bootstrap:
         Parameters
         ----------
         persons
-            Whose each picture is; "" is nobody known, and then the picture is a unit of its own.
+            Whose each picture is; "" is nobody known, and then the picture is a unit of its own. Where all are of one person
+            (or anonymised under one name) nothing could be drawn, and pictures are drawn instead.
         """
+        if len(set(persons)) == 1:
+            persons = [""] * len(persons)
         names = [person or f"\0{number}" for number, person in enumerate(persons)]
         _, self._unit = np.unique(np.array(names), return_inverse=True)
         self.units = int(self._unit.max()) + 1

@@ -21,6 +21,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,6 +36,7 @@ SPLITS = ("train", "val", "test")
 _PICTURES = frozenset({".png", ".jpg", ".jpeg"})
 _COLUMNS = frozenset({"path", "class"})
 _PERSON = re.compile(r"\bpatient=([^\s;]+)")
+_NEEDS = "a class that begins with a letter, of at most 32 letters and digits"
 _MEND = "whoever made the manifest or folder mends or removes it"
 
 
@@ -89,10 +91,13 @@ EVERYTHING = Selection()
 
 
 def word(text: str) -> str | None:
-    """A class of a site as the word that cards, routes and logs use: ``Left Knee`` is left_knee; None where nothing is left."""
+    """A class of a site as the word that cards, routes and logs use: ``Left Knee`` is left_knee; None where it makes none.
+
+    A long one makes none: cut off, two classes could become one.
+    """
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    made = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:32]
-    return made if re.match(r"[a-z]", made) else None
+    made = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")
+    return made if re.fullmatch(r"[a-z][a-z0-9_]{0,31}", made) else None
 
 
 def _label(row: Mapping[str, str], selection: Selection) -> str | None:
@@ -105,13 +110,25 @@ def _label(row: Mapping[str, str], selection: Selection) -> str | None:
     return word(row["class"] or "")
 
 
+def _fault(row: Mapping[Any, str], label: str | None, *, again: bool) -> str:
+    """Why a row cannot be used; empty where it can. No value of it is said, for a name may stand in any column."""
+    if label is None or not row["path"]:
+        return f"needs a path, and {_NEEDS}"
+    if None in row:  # a comma in a name shifts it into another column
+        return "has more fields than the header; a field with a comma stands in quotes"
+    if "split" in row and row["split"] not in SPLITS:
+        return f"the split is not one of {', '.join(SPLITS)}"
+    return "the path stands twice" if again else ""
+
+
 def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Example, ...]:
     """Read the selected rows of a manifest; none is no error.
 
     Raises
     ------
     BadSetting
-        No such file, a column is missing, or a selected row has an unknown split or no class.
+        No such file, a column is missing, a selected row has an unknown split, no class or more fields than columns, or a
+        path stands twice.
     """
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as stream:
@@ -120,7 +137,7 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
         raise BadSetting(f"{manifest}: cannot be read: {error}") from error
     if not rows or not rows[0].keys() >= _COLUMNS:
         raise BadSetting(f"{manifest}: needs a header with the columns path and class (and split) and at least one row")
-    found = []
+    found, seen = [], set[str]()
     for line, row in enumerate(rows, start=2):
         path = row["path"] or ""
         source = row.get("source_repo") or ""
@@ -129,34 +146,42 @@ def read_manifest(manifest: Path, selection: Selection = EVERYTHING) -> tuple[Ex
         if (selection.source and source != selection.source) or (selection.not_source and source == selection.not_source):
             continue
         label, where = _label(row, selection), f"{manifest}:{line}"
-        if label is None or not path:
-            raise BadSetting(f"{where}: needs a path, and a class that begins with a letter; {_MEND}")
-        if "split" in row and row["split"] not in SPLITS:
-            raise BadSetting(f"{where}: split {row['split']!r} is not one of {', '.join(SPLITS)}; {_MEND}")
+        if fault := _fault(row, label, again=path in seen):
+            raise BadSetting(f"{where}: {fault}; {_MEND}")
         if label:
+            seen.add(path)
             licence, file = row.get("licence") or "", manifest.parent / path
             noted = _PERSON.search(row.get("note") or "")
-            person = row.get("patient") or (noted[1] if noted else "")
-            named = f"{source}:{person}" if person else _dicom_person(file)
+            # A pseudonym of a site holds for all its devices; what a note says holds inside the set that it is of.
+            named = row.get("patient") or (f"{source}:{noted[1]}" if noted else _dicom_person(file))
             split = row.get("split") or draw_split(named or path)
             found.append(Example(file, label, split, source, licence, named, where, "split" not in row))
     return tuple(found)
 
 
 def read_folder(root: Path) -> tuple[Example, ...]:
-    """Read the pictures of ``<root>/<split>/<label>/`` or, where no folder is called after a split, ``<root>/<label>/``."""
+    """Read the pictures of ``<root>/<split>/<label>/`` or, where no folder is called after a split, ``<root>/<label>/``.
+
+    Raises
+    ------
+    BadSetting
+        The name of a folder makes no label, or a label has no picture.
+    """
     stated = [root / split for split in SPLITS if (root / split).is_dir()]
-    found = []
+    found, folders = [], dict[str | None, Path]()
     for top in stated or [root]:
         for folder in sorted(entry for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
             label = word(folder.name)
+            folders[label] = folder
             for number, path in enumerate(_pictures(folder), start=1):
                 if label is None:
-                    raise BadSetting(f"{folder}: is the name of a label, so it has to begin with a letter; {_MEND}")
+                    raise BadSetting(f"{folder}: is to be named after {_NEEDS}; {_MEND}")
                 person = _dicom_person(path)
                 split = top.name if stated else draw_split(person or path.relative_to(root).as_posix())
                 where = f"{folder}, picture {number} in the order of names"
                 found.append(Example(path, label, split, person=person, where=where, drawn=not stated))
+    for label in sorted(folders.keys() - {None} - {example.label for example in found}, key=str):
+        raise BadSetting(f"{folders[label]}: no PNG, JPEG or DICOM file is in it, so nothing can be known of it; {_MEND}")
     return tuple(found)
 
 

@@ -52,6 +52,10 @@ class Machine:
             raise BadSetting(f"--device {self.device}: torch knows no such device") from error
         if device.type == "cuda" and not torch.cuda.is_available():
             raise BadSetting(f"--device {self.device}: no GPU is here, or torch was installed without CUDA")
+        try:
+            torch.zeros(1, device=device).cpu()
+        except (RuntimeError, NotImplementedError) as error:
+            raise BadSetting(f"--device {self.device}: cannot be used here") from error
         return device
 
 

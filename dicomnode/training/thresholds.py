@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 
 def choose_threshold(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
-    """Choose among 0.05, 0.10 ... 0.95 what has the highest sensitivity + specificity; of equals the nearest to 0.5."""
+    """Choose among 0.05, 0.10 ... 0.95 what has the highest sensitivity + specificity; of equals the nearest to 0.5.
+
+    Where all pictures are of one side there is nothing to choose by, and it is 0.5.
+    """
+    if truth.all() or not truth.any():
+        return 0.5
 
     def worth(threshold: float) -> tuple[float, float]:
         called = score >= threshold

@@ -113,15 +113,13 @@ def train_model(
         examples = (*examples, *draw_examples(order.runs / "drawn", task.drawn, "other", plan.seed))
     start = open_start(plan.start, plan.arch or None, plan.width or None)
     if start is not None:
-        size = plan.size or (0 if start.input is None else start.input.shape[1])
-        plan = replace(plan, arch=start.arch, width=start.width, size=size, start=start.name)
+        plan = _from(plan, start)
     build(plan.arch, 1, plan.width)  # says now that there is no such architecture
     found = {example.label for example in examples}
     labels = make_labels(found, (*(() if start is None else start.card_labels), *task.labels), task.concepts, task.abnormal)
     steps = _steps(plan, start)
     split = {name: [example for example in examples if example.split == name] for name in SPLITS}
-    if not split["test"]:
-        raise BadSetting(f"{order.data}: the split 'test' is empty; it is needed to report on")
+    _check(order.data, labels, split)
     basis = describe.basis(task.name, order.version, plan, steps, labels, split["train"], start)
     card = _card(task, order.version, labels, basis)
     if note := describe.about_splits(examples):
@@ -160,6 +158,29 @@ def _reports(
         evaluate_model(model=folder, data=order.data, split=name, selections=group, threads=machine.threads)
         for name, group in groups.items()
     ]
+
+
+def _from(plan: Plan, start: Start) -> Plan:
+    """The plan with what the weights to go on from decide."""
+    plan = replace(plan, arch=start.arch, width=start.width, start=start.name)
+    if start.input is None:
+        return plan
+    ranks = any(step.step == "equalise" for step in start.input.preprocess)
+    return replace(plan, size=plan.size or start.input.shape[1], ranks=ranks)
+
+
+def _check(data: Path, labels: Sequence[cards.Label], split: Mapping[str, Sequence[Example]]) -> None:
+    """Refuse what could be learned but not chosen on or reported on."""
+    if not split["test"]:
+        examples = [example for part in split.values() for example in part]
+        persons = len({example.person for example in examples})
+        drawn = f"; splits were drawn by person, and persons are {persons}" if examples[0].drawn else ""
+        raise BadSetting(f"{data}: the split 'test' is empty; it is needed to report on{drawn}")
+    if len(labels) < 2:
+        raise BadSetting(f"{data}: all pictures are of one class; at least two are needed")
+    for label in labels:
+        if label.abnormal and len({example.label == label.key for example in split["val"]}) < 2:
+            raise BadSetting(f"the split 'val' needs pictures of {label.key} and of others, to choose the threshold on")
 
 
 def _selection(task: Task, order: Order) -> Selection:

@@ -358,6 +358,16 @@ def test_side_by_side(make, manifest, tmp_path, monkeypatch):
     assert text.strip() in done.output
 
 
+def test_side_by_side_without_common_pictures(make, manifest):
+    """Models that know no label in common cannot stand side by side."""
+    other = ("abdomen", "hand", "foot")
+    folders = make(), make("other", labels=("hand", "foot", "pediatric_chest")), make("third", labels=other)
+    one, two, three = (measure_model(folder, [manifest], None, ASKING) for folder in folders)
+    assert side_by_side([one, two], ASKING)["groups"]["test"]["left_out"] > 0
+    with pytest.raises(BadSetting, match="every model knows"):
+        side_by_side([two, three], ASKING)
+
+
 def test_names_are_told_apart(make, manifest):
     """Two runs of one name and version are two models."""
     measured = [measure_model(make(), [manifest], "val", ASKING)] * 3

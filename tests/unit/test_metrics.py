@@ -137,6 +137,13 @@ def test_persons_are_drawn_whole():
     assert ((weights[:, 0] + weights[:, 1] + weights[:, 2] + weights[:, 4]) == 4).all()
 
 
+def test_one_person_alone_has_an_interval():
+    """Pictures that all carry one name (anonymised ones do) are drawn for themselves: no interval without width."""
+    figure = Bootstrap(["anonymous"] * 100, 500).figure(bootstrap.proportion((np.arange(100) < 80).astype(float)))
+    assert figure.low < 0.78
+    assert figure.high > 0.82
+
+
 def test_intervals_by_person_are_wider_where_pictures_repeat():
     """Ten pictures of each person, all right or all wrong: a tenth of the information, a wider interval."""
     persons = [f"p{number // 10}" for number in range(400)]

@@ -89,8 +89,11 @@ def test_manifest_of_a_site_is_taken_whole(manifest):
     ("text", "named"),
     [
         ("path,split\na.png,train\n", "class"),
-        ("path,class,split\na.png,spine,training\n", ":2: split 'training'"),
+        ("path,class,split\na.png,spine,training\n", ":2: the split is not one of"),
         ("path,class,split\na.png,12,train\n", ":2: needs a path, and a class that begins with a letter"),
+        (f"path,class,split\na.png,{'a' * 33},train\n", ":2: needs a path, and a class .* of at most 32"),
+        ("path,class,split\nDOE, JANE.png,spine,train\n", ":2: has more fields than the header"),
+        ("path,class,split\na.png,spine,train\na.png,spine,test\n", ":3: the path stands twice"),
         ("path,class,split\n,spine,train\n", ":2: needs a path"),
     ],
 )
@@ -210,6 +213,12 @@ def test_temperature():
     logits = random.normal(0, 2, (4000, 3))
     truth = np.array([random.choice(3, p=p) for p in metrics.softmax(logits)])
     assert metrics.fit_temperature(logits * 3, truth) == pytest.approx(3, rel=0.1)
+
+
+def test_threshold_of_one_side():
+    """Nothing can be chosen where all pictures are of one side."""
+    assert thresholds.choose_threshold(np.array([True, True]), np.array([0.9, 0.8])) == 0.5
+    assert thresholds.choose_threshold(np.array([False]), np.array([0.9])) == 0.5
 
 
 def test_threshold():

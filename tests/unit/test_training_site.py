@@ -17,7 +17,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from typer.testing import CliRunner
 
-from dicomnode.cards import Concept, load_card
+from dicomnode.cards import Concept, Input, load_card
 from dicomnode.errors import BadSetting
 from dicomnode.training import datasets, labels, splits, thresholds
 from dicomnode.training.datasets import EVERYTHING, read_examples, read_manifest, read_picture, word
@@ -258,6 +258,24 @@ def test_manifest_without_splits_keeps_persons_together(tmp_path):
     assert describe.about_splits(stated[:1]) is None
 
 
+def test_a_person_at_two_devices_is_one(tmp_path):
+    """A pseudonym in the column patient holds whatever the source, so that no film of a train person stands in test."""
+    text = "path,class,source_repo,patient\n" + "".join(f"{n}.png,bar,device {n % 2},p{n // 2}\n" for n in range(40))
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    examples = read_manifest(tmp_path / "m.csv")
+    assert all(one.split == two.split for one, two in zip(examples[::2], examples[1::2], strict=True))
+    assert len({one.person for one in examples}) == 20
+
+
+def test_a_class_without_pictures_is_told(tmp_path):
+    """A class whose files are of another kind is not left out silently."""
+    for name in ("disc/a.png", "Left Knee/a.tif"):
+        (tmp_path / name).parent.mkdir()
+        cv2.imwrite(str(tmp_path / name), draw("disc", np.random.default_rng(0)))
+    with pytest.raises(BadSetting, match="Left Knee: no PNG, JPEG or DICOM file"):
+        read_examples(tmp_path, EVERYTHING)
+
+
 def dicom(path, patient, bits=16):
     """Copy a small DICOM file for another patient."""
     ds = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
@@ -335,6 +353,34 @@ def test_refused_before_anything_is_learned(manifest, tmp_path, monkeypatch):
     ):
         with pytest.raises(BadSetting, match=said):
             train.train_model(task, order, plan, ONE_CORE)
+
+
+def test_sets_that_cannot_be_chosen_or_reported_on(tmp_path):
+    """One class, no val picture of what is to be pointed out, all pictures under one Patient ID: refused before learning."""
+    findings = replace(train.FINDINGS["pneumonia"], selection=EVERYTHING, labels=(), abnormal=("disc",))
+    three = [(label, split, "") for label in ("bar", "disc") for split in ("train", "train", "val", "test")]
+    unseen = [one for one in three if one[:2] != ("disc", "val")]
+    splitless = write_manifest(tmp_path / "c", [("bar", "", "anonymous")] * 9, ("path", "class", "patient"))
+    for task, data, named in (
+        (findings, write_manifest(tmp_path / "a", unseen), "needs pictures of disc"),
+        (train.ROUTERS["full"], write_manifest(tmp_path / "b", three[:4]), "all pictures are of one class"),
+        (train.ROUTERS["full"], splitless, "'test' is empty; .* persons are 1"),
+    ):
+        with pytest.raises(BadSetting, match=named):
+            train.train_model(task, order_of(data, tmp_path), TINY, ONE_CORE)
+
+
+def test_preparation_of_the_start_at_another_size():
+    """Ranks of grey values stay what the start learned from, whatever the size."""
+
+    def started(ranks):
+        steps = [{"step": step, "parameters": parameters} for step, parameters in learn.steps_for(32, ranks=ranks)]
+        taken = Input(name="image", shape=(1, 32, 32), dtype="float32", preprocess=steps)
+        return replace(open_start_with("CC0-1.0"), input=taken)
+
+    for ranks in (True, False):
+        plan = train._from(replace(TINY, size=64, ranks=not ranks), started(ranks))
+        assert (plan.ranks, plan.size) == (ranks, 64)
 
 
 def test_label_without_train_pictures(manifest):

@@ -72,7 +72,7 @@ def ask(model: Model, examples: Sequence[Example], *, batch: int, threads: int, 
             if tell is not None:
                 tell(min(first + batch, len(examples)), len(examples))
     if not read:
-        raise BadSetting(f"{examples[0].path.parent}: none of {len(examples)} files can be read as a picture")
+        raise BadSetting(f"none of {len(examples)} files can be read as a picture; the first is {examples[0].where}")
     answers = np.concatenate(logits).astype(np.float64)
     return Asked(read, answers, len(examples) - len(read), _take_time(model, prepare, read))
 

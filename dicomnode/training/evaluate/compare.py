@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dicomnode.errors import BadSetting
 from dicomnode.training import calibration, metrics
 from dicomnode.training.bootstrap import Bootstrap, Statistic, confusions, interval
 from dicomnode.training.coverage import Selective
@@ -44,13 +45,21 @@ def names_of(measured: Sequence[Measured]) -> list[str]:
 
 
 def side_by_side(measured: Sequence[Measured], asking: Asking) -> dict[str, Any]:
-    """What side_by_side.json holds: by group, the figures of each model and its difference from the first."""
+    """What side_by_side.json holds: by group, the figures of each model and its difference from the first.
+
+    Raises
+    ------
+    BadSetting
+        In no group is there a picture that every model knows.
+    """
     names = names_of(measured)
     groups = {}
     abnormal = set[str].intersection(*({one.key for one in two.card.labels if one.abnormal} for two in measured))
     for group in [group for group in measured[0].judged if all(group in one.judged for one in measured)]:
         judged = [one.judged[group] for one in measured]
         common = set[Path].intersection(*({example.path for example in one.examples} for one in judged))
+        if not common:
+            continue
         parts = [_only(one, common) for one in judged]
         rows = _rows(parts, asking, sorted(abnormal))
         for name, one, row in zip(names, measured, rows, strict=True):
@@ -61,6 +70,8 @@ def side_by_side(measured: Sequence[Measured], asking: Asking) -> dict[str, Any]
             }  # fmt: skip
         left_out = max(len(one.judged[group].examples) for one in measured) - len(common)
         groups[group] = {"pictures": len(common), "left_out": left_out, "models": rows}
+    if not groups:
+        raise BadSetting("there is no picture whose label every model knows; measure them one by one")
     return {"draws": asking.draws, "groups": groups}
 
 
@@ -76,6 +87,8 @@ def _only(judged: Judged, common: set[Path]) -> Judged:
 
 def _rows(parts: Sequence[Judged], asking: Asking, abnormal: Sequence[str]) -> list[dict[str, Any]]:
     labels = list(dict.fromkeys(key for part in parts for key in part.keys))
+    truth = np.array(parts[0].keys)[parts[0].truth]
+    abnormal = [key for key in abnormal if 0 < np.count_nonzero(truth == key) < truth.size]
     persons = parts[0].persons if asking.by_person else [""] * parts[0].truth.size
     bootstrap = Bootstrap(persons, asking.draws)
     statistics: dict[str, Statistic] = {}

@@ -96,7 +96,7 @@ def _per_class(axes: Axes, group: Group) -> None:
     axes.set_xlabel("with 95 % interval")
     axes.set_xlim(right=1.01)
     axes.grid(axis="x", alpha=0.4)
-    axes.legend(fontsize=8, loc="lower left")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 
 
 def _sources(axes: Axes, group: Group) -> None:
@@ -166,4 +166,5 @@ def _roc(axes: Axes, group: Group) -> None:
     axes.set_xlabel("1 - specificity")
     axes.set_ylabel("sensitivity")
     axes.grid(alpha=0.4)
-    axes.legend(fontsize=8, loc="lower right")
+    if group["abnormal"]:
+        axes.legend(fontsize=8, loc="lower right")
