@@ -47,8 +47,9 @@ _CODE_LENGTH = 16  # of a Code Value (0008,0100)
 _SHORT_OF = 256 / 224
 _ONNX, _SAMPLE = "model.onnx", "sample.png"
 _TOLERANCE = 0.01
-#: Sums of probabilities may be this far off 1, in half floats too.
-_ONE = 2e-2
+#: Operators whose values are probabilities, and those that end in logits.
+_PROBABILITIES = frozenset({"Softmax", "Sigmoid", "HardSigmoid"})
+_LOGITS = frozenset({"Gemm", "MatMul", "Conv", "Add", "LogSoftmax"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,10 @@ def range_of(graph: Graph) -> Range:
 
 
 def activation_of(graph: Graph, output: str, steps: Steps) -> str:
-    """Say how the answers of an output look: ``none`` for probabilities, else the usual one for so many labels.
+    """Say what makes an output probabilities: ``none`` where it gives such, else the usual one for so many labels.
+
+    The operator that makes the output tells. Where it does not, answers to four pictures that all lie in 0..1 count as
+    probabilities, whatever their sum: should they be logits, one day one lies outside, and the model fails instead of erring.
 
     Raises
     ------
@@ -181,13 +185,13 @@ def activation_of(graph: Graph, output: str, steps: Steps) -> str:
     except StageFailed as error:
         raise BadCard(f"{graph.path}: does not take the tensor {tensors.shape[1:]} that the steps make: {error}") from error
     found = np.stack(answers)
-    if output in {port.name for port in graph.maps}:
-        return "none" if found.min() >= 0 and found.max() <= 1 else "sigmoid"
     if not np.isfinite(found).all():
         raise BadCard(f"{graph.path}: its answers are not finite")
-    if found.min() >= 0 and found.max() <= 1 and (found.shape[1] == 1 or np.abs(found.sum(axis=1) - 1).max() < _ONE):
+    operator = graph.file.operator(output)
+    unit = bool(found.min() >= 0 and found.max() <= 1)
+    if operator in _PROBABILITIES or (unit and operator not in _LOGITS):
         return "none"
-    return "sigmoid" if found.shape[1] == 1 else "softmax"
+    return "sigmoid" if output in {port.name for port in graph.maps} or found.shape[1] == 1 else "softmax"
 
 
 def known_concepts(roots: Sequence[Path]) -> dict[str, dict[str, str]]:

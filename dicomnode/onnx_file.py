@@ -12,8 +12,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dicomnode.errors import BadCard, MissingModel
@@ -21,10 +21,13 @@ from dicomnode.errors import BadCard, MissingModel
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Numbers of the fields in onnx.proto3.
 _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET = 2, 7, 8
-_GRAPH_INITIALIZER = 5
+_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP = 1, 2, 4
 _TENSOR_EXTERNAL = 13
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+#: Operators that change type or shape and no value.
+_SAME_VALUES = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,17 @@ class OnnxFile:
     opset: int
     #: Files that hold weights of it, by their names relative to it.
     external: tuple[str, ...]
+    #: By tensor: the operator that made it, and its first input.
+    made: Mapping[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+
+    def operator(self, tensor: str) -> str:
+        """Give the operator that made the values of a tensor, such as Softmax; ``""`` when the main graph does not say."""
+        for _ in range(len(self.made)):
+            made, before = self.made.get(tensor, ("", ""))
+            if made not in _SAME_VALUES:
+                return made
+            tensor = before
+        return ""
 
 
 def look_into(path: Path) -> OnnxFile:
@@ -59,7 +73,7 @@ def look_into(path: Path) -> OnnxFile:
 
 
 def _read(model: memoryview) -> OnnxFile:
-    producer, opset, external = "", 0, set[str]()
+    producer, opset, external, made = "", 0, set[str](), dict[str, tuple[str, str]]()
     for number, value in _fields(model):
         if number == _MODEL_PRODUCER:
             producer = _text(value)
@@ -68,9 +82,20 @@ def _read(model: memoryview) -> OnnxFile:
             if not bytes(_message(parts.get(_OPSET_DOMAIN, memoryview(b"")))) and isinstance(parts.get(_OPSET_VERSION), int):
                 opset = int(parts[_OPSET_VERSION])
         elif number == _MODEL_GRAPH:
-            tensors = (tensor for field, tensor in _fields(_message(value)) if field == _GRAPH_INITIALIZER)
-            external |= {name for tensor in tensors for name in _external(_message(tensor))}
-    return OnnxFile(producer, opset, tuple(sorted(external)))
+            for part, inner in _fields(_message(value)):
+                if part == _GRAPH_INITIALIZER:
+                    external.update(_external(_message(inner)))
+                elif part == _GRAPH_NODE:
+                    made |= _made(_message(inner))
+    return OnnxFile(producer, opset, tuple(sorted(external)), made)
+
+
+def _made(node: memoryview) -> dict[str, tuple[str, str]]:
+    """The outputs of a node, each with the operator and the first input."""
+    parts = [(number, _text(value)) for number, value in _fields(node) if number in {_NODE_INPUT, _NODE_OUTPUT, _NODE_OP}]
+    first = next((text for number, text in parts if number == _NODE_INPUT), "")
+    operator = next((text for number, text in parts if number == _NODE_OP), "")
+    return {text: (operator, first) for number, text in parts if number == _NODE_OUTPUT}
 
 
 def _external(tensor: memoryview) -> Iterator[str]:

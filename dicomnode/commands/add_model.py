@@ -132,7 +132,14 @@ def add(  # noqa: PLR0917 - each answer is an option
     ask: Annotated[bool | None, typer.Option("--ask/--no-ask", help="Ask what is not given; default: on a terminal.")] = None,
     json: Json = False,
 ) -> None:
-    """Add an ONNX file to the models: reads what it takes and gives, asks the rest, writes card and sample."""
+    """Add an ONNX file to the models: reads what it takes and gives, asks the rest, writes card and sample.
+
+    Without a terminal --label, --body-part and --licence are needed; range, fit and activation are then what the file
+    suggests. No file says whether they are right: hold what `dicomnode models test NAME --pictures` answers against the
+    maker's program.
+
+    dicomnode models add chexnet.onnx --models DIR --label normal,pneumonia --body-part adult_chest --licence MIT --no-ask
+    """
     folder = _target(config, root)
     if source.is_dir():
         _say(copy(folder, source), as_json=json)

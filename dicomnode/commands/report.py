@@ -95,7 +95,15 @@ class Device:
 
 @app.command("tags")
 def tags(since: Since = None, until: Until = None, config: Config = DEFAULT_CONFIG, json: Json = False) -> None:
-    """Say for each device how often Body Part Examined was right, wrong, absent or not comparable with the picture."""
+    """Say for each device how often Body Part Examined was right, wrong, absent or not comparable with the picture.
+
+    Counted are pictures of which the router was certain, each once; the picture is taken for the truth, and the router errs as
+    often as its card says. Wrong: names another region; its share of what could be compared stands beside it with a 95 %
+    interval. Age: says CHEST, and the patient's age makes it another chest than the picture shows. Absent: names no body part.
+    Not comparable: names several, or what the router has no word for. A device is a token, for names of rooms are kept nowhere:
+    `dicomnode route FILE --config DIR --json` gives that of the device that made a file, `dicomnode where` with the instance in
+    brackets what is known of the newest one.
+    """
     today = datetime.now(UTC).date()
     last = _day(until, "--until") or today
     first = _day(since, "--since") or last - timedelta(days=_DAYS)

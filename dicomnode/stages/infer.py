@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dicomnode.cards import MapSpec, ModelFolder, OutputSpec, find_models
 from dicomnode.errors import BadCard, MissingModel, StageFailed
+from dicomnode.onnx_file import look_into
 from dicomnode.records import Finding, Findings, Map, Placement
 from dicomnode.stages.preprocess import Array, Placed, chain, to_unit
 from dicomnode.stages.session import Port, Provider, Session
@@ -73,6 +74,9 @@ class Model:
         """
         self.folder = folder
         self.card = folder.card
+        named = {one.file for one in self.card.data}
+        if named and (others := {*look_into(folder.onnx).external} - named):
+            raise BadCard(f"{folder.onnx}: weights in {', '.join(sorted(others))}, which are no [[data]] of the card")
         self._prepare = chain([(step.step, step.parameters) for step in self.card.input.preprocess])
         self._session = Session(
             folder.onnx, sha256=self.card.sha256, data=bool(self.card.data), provider=provider, threads=threads,

@@ -145,7 +145,8 @@ class RouteStage:
 
     def _choose(self, instance: Instance, said: _Said, tag: str, agreement: Agreement, *, has_picture: bool) -> _Chosen:
         """Ask the rules, and once more each time that a policy changes the body part."""
-        by_tag = self._by_tag(said, tag) if has_picture else said
+        # A picture that tells nothing is no matter of trust: `uncertain` says what is done with it, and may hold it.
+        by_tag = self._by_tag(said, tag) if has_picture and not said.doubt else said
         rule, view = next(
             (rule, view) for rule in self._routes.rule
             for view in [by_tag if (rule.trust or self._routes.trust) == "tag" else said]
@@ -167,10 +168,10 @@ class RouteStage:
         return _Chosen(rule, view, hold, handling)
 
     def _by_tag(self, said: _Said, tag: str) -> _Said:
-        """What a rule sees that trusts the tag: what this names, and the picture where it names no single part."""
+        """What a rule sees that trusts the tag: what this names, and the certain picture where it names no single part."""
         if decides(tag, self._labels):
-            return _Said(tag, 1.0, by_model=False, doubt=said.doubt)
-        if tag == CHEST and not said.doubt and said.part not in meant(tag):
+            return _Said(tag, 1.0, by_model=False)
+        if tag == CHEST and said.part not in meant(tag):
             return _Said(UNCERTAIN, 0.0, by_model=False, doubt="header_unclear")
         return said
 

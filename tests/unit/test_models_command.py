@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from dicomnode.cards import load_card
+from dicomnode.cards import digest_of_file, load_card
 from dicomnode.commands.repository import app
 from dicomnode.errors import BadCard, ConfigError, MissingModel
 from dicomnode.onnx_file import look_into
@@ -288,6 +288,15 @@ def test_weights_in_several_files(tmp_path: Path) -> None:
     assert (tmp_path / "m" / "seen" / "1.0.0" / "weights.bin").is_file()
     (tmp_path / "m" / "seen" / "1.0.0" / "weights.bin").write_bytes(b"")
     assert run("check", "--models", tmp_path / "m").exit_code == 78
+    shutil.copyfile(source.with_name("weights.bin"), tmp_path / "m" / "seen" / "1.0.0" / "weights.bin")
+    assert run("check", "--models", tmp_path / "m").exit_code == 0
+    card = tmp_path / "m" / "seen" / "1.0.0" / "card.toml"
+    card.write_text(card.read_text().replace('file = "weights.bin"', 'file = "sample.png"').replace(
+        digest_of_file(source.with_name("weights.bin")), digest_of_file(card.with_name("sample.png")),
+    ))  # fmt: skip
+    done = run("check", "--models", tmp_path / "m")  # weights that no digest vouches for are not read
+    assert done.exit_code == 78
+    assert "weights.bin" in done.stdout
     (tmp_path / "a" / "weights.bin").unlink()
     done = run("add", source, "--models", tmp_path / "m", *ANSWERS)
     assert "weights.bin" in str(done.exception)
@@ -326,6 +335,37 @@ def test_a_model_of_masks_alone(tmp_path: Path, times: float, activation: str) -
     assert answer.probabilities["fracture"] == pytest.approx(right, abs=1e-3)
     assert answer.maps[0].values.max() == pytest.approx(right, abs=1e-3)
     assert model.logits(picture[np.newaxis, np.newaxis])[0, 0] == pytest.approx(right, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ends", "activation"),
+    [
+        (["Sigmoid", "Identity"], "none"),  # several labels may hold: their sum is not 1
+        (["Softmax", "Cast"], "none"),
+        (["Add"], "softmax"),  # logits, which lie in 0..1 by chance
+        (["Sqrt"], "none"),  # nobody knows; outside of 0..1 it would fail, not err
+    ],
+)
+def test_what_makes_the_answers_probabilities(tmp_path: Path, ends: list[str], activation: str) -> None:
+    """The operator at the end of the graph tells; the sum of the answers does not."""
+    helper, given = onnx.helper, {"w": [[[[0.7]]], [[[0.9]]]], "o": 0}
+    weights = [onnx.numpy_helper.from_array(np.array(one, np.float32), name) for name, one in given.items()]
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["wide"]),
+        helper.make_node("GlobalAveragePool", ["wide"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["t0"]),
+    ]
+    more: dict[str, dict[str, Any]] = {"Cast": {"to": onnx.TensorProto.FLOAT}, "Softmax": {"axis": 1}}
+    for place, operator in enumerate(ends):
+        read = [f"t{place}", "o"] if operator == "Add" else [f"t{place}"]
+        nodes.append(helper.make_node(operator, read, [f"t{place + 1}"], **more.get(operator, {})))
+    out = helper.make_tensor_value_info(f"t{len(ends)}", onnx.TensorProto.FLOAT, ["n", 2])
+    made = helper.make_graph(nodes, "g", [value("image", PICTURE)], [out], weights)
+    onnx.save_model(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    assert look_into(tmp_path / "a.onnx").operator(out.name) == ends[0]
+    done = run("add", tmp_path / "a.onnx", "--models", tmp_path / "m", *ANSWERS, "--values", "unit", "--no-ask")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert resolve(tmp_path / "m", "seen").card.output.activation == activation
 
 
 def test_any_size(tmp_path: Path) -> None:

@@ -288,13 +288,16 @@ def test_both_that_disagree_are_handled_as_uncertain(handling, rule, part, hold,
     assert (route.doubt, route.agreement) == ("tag_disagrees", "disagrees")
 
 
-@pytest.mark.parametrize("trust", ["picture", "both", "hold"])
+@pytest.mark.parametrize("trust", ["picture", "tag", "both", "hold"])
 def test_a_picture_that_is_uncertain_disagrees_with_nothing(trust):
-    """There is nothing to compare, and only a rule that trusts the tag goes by it."""
+    """There is nothing to compare: what is done says the policy of uncertain body parts, whatever is trusted."""
     ds = header(BodyPartExamined="ABDOMEN")
     route = stage(*MODELS, OF_TAG, unsure(), answer=LOW, trust=trust)(INSTANCE, image(ds))
     assert (route.rule, route.agreement, route.hold) == ("unsure", "", "")
-    assert stage(*MODELS, OF_TAG, unsure(), answer=LOW, trust="tag")(INSTANCE, image(ds)).rule == "of-tag"
+    held = stage(*MODELS, OF_TAG, unsure(), answer=LOW, trust=trust, uncertain="hold")(INSTANCE, image(ds))
+    assert (held.rule, held.hold) == ("unsure", "body_part_uncertain")
+    by_tag = stage(*MODELS, OF_TAG, unsure(), answer=LOW, trust=trust, uncertain="tag")(INSTANCE, image(ds))
+    assert (by_tag.rule, by_tag.source, by_tag.doubt) == ("of-tag", "header", "low_probability")
 
 
 def test_a_chest_of_unknown_age_against_another_region():
