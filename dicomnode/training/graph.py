@@ -128,7 +128,9 @@ def write_onnx(network: Classifier, path: Path, shape: tuple[int, int, int]) -> 
     """Write a network as ONNX with input ``image`` (n, *shape), outputs ``logits`` (n, classes) and ``cam``.
 
     ``cam`` (n, classes, rows, cols) are the class activation maps: the classifier's weights applied to the features of each
-    place. Their mean over the places is the logit without its bias.
+    place, whose mean is the logit without its bias. The middle of what a place sees is the first pixel of its cell, not the
+    cell's, for every layer that halves the size pads alike on both sides; so each is averaged with its neighbours to the right
+    and below, which moves the map by half a cell to where it belongs.
 
     Returns
     -------
@@ -153,7 +155,10 @@ def write_onnx(network: Classifier, path: Path, shape: tuple[int, int, int]) -> 
     classes, channels = network.classifier.weight.shape
     weight = writer.tensor("classifier.weight", network.classifier.weight.detach().cpu().numpy())
     kernel = writer.add("Reshape", [weight, writer.tensor("cam.shape", np.array([classes, channels, 1, 1]))], "cam.kernel")
-    writer.add("Conv", [features, kernel], MAPS, kernel_shape=[1, 1])
+    places = writer.add("Conv", [features, kernel], "cam.places", kernel_shape=[1, 1])
+    beyond = writer.tensor("cam.beyond", np.array([0, 0, 0, 0, 0, 0, 1, 1]))
+    padded = writer.add("Pad", [places, beyond], "cam.padded", mode="edge")
+    writer.add("AveragePool", [padded], MAPS, kernel_shape=[2, 2], strides=[1, 1])
     outputs: dict[str, list[str | int]] = {LOGITS: ["n", classes], MAPS: ["n", classes, "rows", "cols"]}
     graph = helper.make_graph(
         writer.nodes, "network", [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", *shape])],
