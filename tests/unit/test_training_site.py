@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from dicomnode.cards import Concept, Input, load_card
 from dicomnode.errors import BadSetting
-from dicomnode.training import datasets, labels, splits, thresholds
+from dicomnode.training import datasets, labels, splits
 from dicomnode.training.datasets import EVERYTHING, read_examples, read_manifest, read_picture, word
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
@@ -427,19 +427,6 @@ def test_cross_validation(manifest, tmp_path):
     for many in (2, 17):
         with pytest.raises(BadSetting, match="at most 16"):
             folds.cross_validate(examples, ["bar", "disc"], many, teach, tmp_path, ONE_CORE)
-
-
-def test_from_when_a_router_is_believed():
-    """At most 1 % wrong among the answered, unless more than 5 % would go unanswered."""
-    sure = np.linspace(0.35, 1, 1000)
-    answers = np.stack([sure, 1 - sure], axis=1)
-    answers[sure < 0.5] = np.stack([sure, np.full(1000, 0.2)], axis=1)[sure < 0.5]
-    right = np.zeros(1000, dtype=np.int64)
-    assert thresholds.choose_certain_from(right, answers) == 0.30
-    wrong = np.where(sure < 0.37, 1, 0)
-    assert thresholds.choose_certain_from(wrong, answers) == pytest.approx(0.37, abs=0.011)
-    hopeless = np.ones(1000, dtype=np.int64)
-    assert (answers.max(axis=1) >= thresholds.choose_certain_from(hopeless, answers)).mean() >= 0.95
 
 
 def test_taught_with_names_every_number():
