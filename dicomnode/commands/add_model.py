@@ -317,15 +317,15 @@ def _renewed(old: Card, graph: Graph, name: str, version: str) -> dict[str, Any]
         count = graph.labels(scores)
         raise BadCard(f"{graph.path}: its output {scores} is for {count} labels, {old.reference} has {len(old.labels)}")
     plain = old.model_dump(mode="json", exclude={"figures", "network", "sample", "sha256", "file", "data"})
-    plain["output"] |= {"name": scores, "temperature": 1.0}
+    plain["output"] |= {"name": scores, "temperature": 1.0, "certain_from": None}
     plain["input"]["name"] = graph.port.name
     return {**plain, "name": name, "version": version}
 
 
 def _renewed_notes(old: Card) -> str:
     return (
-        f"Other weights with the card of {old.reference}: labels, preprocessing and thresholds are from there. Temperature and "
-        "figures were of the old weights and are left out: measure it with `dicomnode evaluate`."
+        f"Other weights with the card of {old.reference}: labels, preprocessing and thresholds are from there. Temperature, "
+        "certain_from and figures were of the old weights and are left out: measure it with `dicomnode evaluate`."
     )
 
 

@@ -402,6 +402,18 @@ def test_a_second_version_from_the_card_of_the_first(tmp_path: Path) -> None:
     assert "float16" in str(done.exception)
 
 
+def test_new_weights_of_a_router_are_not_believed_from_the_old_probability(tmp_path: Path) -> None:
+    """From which probability a router counts was chosen with its temperature, and goes with it."""
+    old = resolve(SHIPPED, "bodypart-router")
+    assert old.card.output.certain_from
+    assert run("add", old.path, "--models", tmp_path / "m").exit_code == 0
+    words = ("--models", tmp_path / "m", "--from-card", "bodypart-router", "--no-ask")
+    done = run("add", old.path / "model.onnx", *words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    new = resolve(tmp_path / "m", "bodypart-router").card.output
+    assert (new.certain_from, new.temperature) == (None, 1.0)
+
+
 def test_a_model_that_has_a_card_is_copied(tmp_path: Path) -> None:
     """What `train` made, or what comes with the node, goes into the site's folder as it is."""
     source = resolve(SHIPPED, "pneumonia-pediatric")
