@@ -185,12 +185,19 @@ class Disk:
         self.top = Folder()
         self._offsets: dict[tuple[int, str], int] = {}
         self._appending: set[tuple[int, str]] = set()
+        self._renaming: set[int] = set()
         self._begun: dict[int, int] = {}
 
     def begins(self, call: Call) -> None:
-        """A sync has begun: only what is pending now will be sure at its end."""
+        """A sync has begun: only what is pending now will be sure at its end.
+
+        A rename is seen by others somewhere between its begin and its end, and the trace does not say where. Another process
+        that has seen the new name, syncs the folder and goes by that is right, so a rename counts from its begin.
+        """
         if call.name in {"fsync", "fdatasync"} and (node := self._at(call.descriptor[1])) is not None:
             self._begun[id(call)] = len(node.pending)
+        elif call.name.startswith("rename") and self._entry(call):
+            self._renaming.add(id(call))
 
     def ends(self, call: Call) -> bool:
         """A call has come to its end; True when it changed something here."""
@@ -212,7 +219,9 @@ class Disk:
         elif name in {"copy_file_range", "sendfile", "fallocate"}:
             assert self._root not in call.descriptor[1], f"{name} is not modelled"
         else:
-            return self._entry(call)
+            renamed = id(call) in self._renaming
+            self._renaming.discard(id(call))
+            return renamed or (not name.startswith("rename") and self._entry(call))
         return False
 
     def _entry(self, call: Call) -> bool:
