@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dicomnode.cards import find_models
-from dicomnode.commands.options import Json, print_json
+from dicomnode.commands.options import Json, print_json, with_options
 from dicomnode.errors import MissingModel
 from dicomnode.share import share
 from dicomnode.training import evaluate
@@ -63,38 +63,54 @@ Saliency = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What a command was told beside how to measure."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """What is measured, on what, how, and where the figures go."""
 
-    data: list[Path]
-    models: list[Path]
-    out: Path | None
-    as_json: bool
+    manifest: Data
+    model: ModelDirs = None
+    out: Out = None
+    split: Split = None
+    merge: Merge = None
+    batch: Batch = 16
+    threads: Threads = 1
+    provider: ProviderName = "cpu"
+    draws: Draws = 10_000
+    by: By = "person"
+    saliency: Saliency = 0
+    json: Json = False
+
+    def asking(self) -> evaluate.Asking:
+        """How to measure."""
+        return evaluate.Asking(
+            draws=self.draws, by_person=self.by == "person", merge=_merges(self.merge), provider=self.provider,
+            threads=self.threads, batch=self.batch, saliency=self.saliency,
+        )
 
 
-def _run(name: Literal["router", "findings"], split: str | None, asking: evaluate.Asking, given: _Given) -> None:
+def _run(name: Literal["router", "findings"], given: Measuring) -> None:
     """Measure each model, write what there is, print it."""
+    asking = given.asking()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     measured = []
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        for folder in given.models or [_shipped(_SHIPPED[name])]:
+        for folder in given.model or [_shipped(_SHIPPED[name])]:
             task = bar.add_task(f"{folder.parent.name} {folder.name}", total=None)
             tell = partial(_tell, bar, task)
-            measured.append(evaluate.measure_model(folder, given.data, split, replace(asking, task=name, tell=tell)))
+            measured.append(evaluate.measure_model(folder, given.manifest, given.split, replace(asking, task=name, tell=tell)))
     found = side_by_side(measured, asking) if len(measured) > 1 else None
     if given.out is not None:
         _write(measured, found, given.out)
     elif asking.saliency:
         typer.echo("dicomnode: the contact sheet needs --out, a folder to lie in", err=True)
     for one in measured:
-        if given.as_json:
+        if given.json:
             print_json(one.report)
         else:
             typer.echo(evaluate.as_markdown(one.report))
     if found is not None:
-        if given.as_json:
+        if given.json:
             print_json({"side_by_side": found})
         else:
             typer.echo(as_table(found))
@@ -138,28 +154,14 @@ def _shipped(name: str) -> Path:
 
 
 @app.command("router")
-def router(  # noqa: PLR0917 - typer names them all
-    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = None, merge: Merge = None, batch: Batch = 16,
-    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person",
-    saliency: Saliency = 0, json: Json = False,
-) -> None:
+@with_options(Measuring, "measuring")
+def router(*, measuring: Measuring) -> None:
     """Precision, recall, F1, calibration and coverage of a router, with bootstrap intervals, per class and per source."""
-    asking = evaluate.Asking(
-        draws=draws, by_person=by == "person", merge=_merges(merge), provider=provider, threads=threads, batch=batch,
-        saliency=saliency,
-    )
-    _run("router", split, asking, _Given(manifest, model or [], out, json))
+    _run("router", measuring)
 
 
 @app.command("findings")
-def findings(  # noqa: PLR0917
-    manifest: Data, model: ModelDirs = None, out: Out = None, split: Split = None, merge: Merge = None, batch: Batch = 16,
-    threads: Threads = 1, provider: ProviderName = "cpu", draws: Draws = 10_000, by: By = "person",
-    saliency: Saliency = 0, json: Json = False,
-) -> None:
+@with_options(Measuring, "measuring")
+def findings(*, measuring: Measuring) -> None:
     """AUROC, sensitivity, specificity and calibration of a findings model, with bootstrap intervals."""
-    asking = evaluate.Asking(
-        draws=draws, by_person=by == "person", merge=_merges(merge), provider=provider, threads=threads, batch=batch,
-        saliency=saliency,
-    )
-    _run("findings", split, asking, _Given(manifest, model or [], out, json))
+    _run("findings", measuring)

@@ -2,20 +2,18 @@
 
 **Way** `Teaching` is a dataclass whose fields are options; `with_teaching` gives a command these options behind its own and
 hands them over as one object.
-
-**Limits** typer reads the signature of a function, so the decorator makes one.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
+
+from dicomnode.commands.options import with_options
 
 
 class Preset(StrEnum):
@@ -87,25 +85,5 @@ class Teaching:
         return {key: getattr(self, key) for key in keys}
 
 
-def with_teaching(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose last parameter is ``teaching``, the options of `Teaching` instead."""
-    hints = get_type_hints(Teaching, include_extras=True)
-    own = [one for name, one in inspect.signature(command, eval_str=True).parameters.items() if name != "teaching"]
-    shared = [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hints[field.name],
-            default=inspect.Parameter.empty if field.name == "manifest" else field.default,
-        )
-        for field in fields(Teaching)
-    ]  # fmt: skip
-    names = {field.name for field in fields(Teaching)}
-
-    def run(**given: Any) -> None:
-        teaching = Teaching(**{name: value for name, value in given.items() if name in names})
-        command(**{name: value for name, value in given.items() if name not in names}, teaching=teaching)
-
-    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own] + shared
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions have it
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
-    run.__doc__, run.__name__ = command.__doc__, command.__name__
-    return run
+#: Gives a command, whose parameter is ``teaching``, these options.
+with_teaching = with_options(Teaching, "teaching")
