@@ -228,8 +228,28 @@ class Region:
     y: int
     w: int
     h: int
-    #: ``header-match`` | ``date`` | ``number`` | ``unknown-text`` | ``overlay``
+    #: ``header-match`` | ``date`` | ``number`` | ``phone`` | ``address`` | ``institution`` | ``person`` | ``unknown-text`` |
+    #: ``unreadable`` | ``rule`` | ``model`` | ``overlay`` | ``graphic``
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """By what an image was redacted: closed words, versions and digests, nothing of the image."""
+
+    mode: Literal["strict", "header"]
+    #: ``name@version`` of the networks that find text, joined by a blank.
+    detector: str
+    #: The program that reads, with its version.
+    reader: str
+    #: SHA-256 of the allow-list.
+    allow_list: str
+    #: SHA-256 of the rectangles by device, ``""`` without.
+    places: str = ""
+    #: Name of the language model that was asked, ``""`` without.
+    judge: str = ""
+    #: Whether what is blanked was looked at again, and nothing was left; ``waived`` where a person answers for what was.
+    second_look: Literal["clean", "waived", "none"] = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from dicomnode.errors import StageFailed
 from dicomnode.image.file import guard
 from dicomnode.image.received import Image
-from dicomnode.records import Region
+from dicomnode.records import Means, Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Redacted:
     released: bool = False
     #: The frames that were looked at, None for all; no other can be had from here.
     seen: frozenset[int] | None = None
+    #: By what; None only until redaction says it.
+    means: Means | None = None
     _by_frame: Mapping[int, tuple[Region, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
