@@ -34,7 +34,7 @@ COMMANDS = MappingProxyType({
     "echo": ("dicomnode.commands.echo", "echo"),
     "run": ("dicomnode.commands.files", "run"),
     "route": ("dicomnode.commands.files", "route"),
-    "redact": ("dicomnode.commands.redact", "redact"),
+    "redact": ("dicomnode.commands.redact", "app"),
     "models": ("dicomnode.commands.repository", "app"),
     "train": ("dicomnode.commands.train", "train"),
     "evaluate": ("dicomnode.commands.evaluate", "app"),

@@ -22,6 +22,7 @@ import typer
 
 from dicomnode import __version__
 from dicomnode.commands.files import code_of, each, instance_of, sources
+from dicomnode.commands.grouping import PLAIN, WithPlain
 from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
 from dicomnode.outputs import Material, NodeFacts, deidentified, part10
@@ -33,7 +34,10 @@ Mode = Literal["strict", "header"]
 
 _NOWHERE = Route(UNCERTAIN, 0.0, {}, "header", "redact", (), ("deidentified",), ())
 
+app = typer.Typer(cls=WithPlain, help="Blank identifying text in the pixels; by default the header is cleared as well.")
 
+
+@app.command(PLAIN, hidden=True)
 def redact(
     src: Annotated[Path, typer.Argument(help="DICOM file, or folder of them.")],
     dst: Annotated[Path, typer.Argument(help="File, or folder that gets the same relative names.")],
