@@ -153,6 +153,37 @@ class Image:
         """Photometric interpretation of the values of `frame`: JPEG 2000 undoes YBR_RCT and YBR_ICT."""
         return self._decode(index)[1]
 
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Rows and columns of the smallest rectangle that can change alone, from the top left pixel: what is blanked is made
+        of such cells (`fit`).
+        """
+        return (1, 2) if self._spec is not None and self._spec.subsampled else (1, 1)
+
+    def fit(self, index: int, place: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Give the smallest rectangle around a place of frame ``index`` that can be blanked with no pixel outside it changing.
+
+        Parameters
+        ----------
+        place
+            x, y, width and height.
+
+        Returns
+        -------
+        x, y, width, height, within the frame.
+
+        Raises
+        ------
+        Undecodable
+            The frame cannot be had.
+        """
+        if not 0 <= index < self.frames:
+            raise Undecodable("there is no such frame")
+        (down, across), (x, y, w, h) = self.cells, place
+        left, top = max(0, x) // across * across, max(0, y) // down * down
+        right, bottom = -(-(x + w) // across) * across, -(-(y + h) // down) * down
+        return left, top, min(self.columns, right) - left, min(self.rows, bottom) - top
+
     def raw_frame(self, index: int) -> bytes:
         """Give frame ``index`` as it is stored: native cells, or the joined fragments of its code stream."""
         if not 0 <= index < self.frames:

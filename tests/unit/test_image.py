@@ -358,3 +358,16 @@ def test_what_was_made_of_an_image_is_made_once() -> None:
     image.forget()
     assert image.once(make) == 2
     assert image.frame(0) is frame, "what was decoded once is decoded again"
+
+
+def test_what_is_blanked_is_made_of_cells() -> None:
+    """A place grows to what can change alone, within the frame: pairs of columns where they share their colour."""
+    grey = pictures.image(pictures.native(np.zeros((8, 12), np.uint8)))
+    assert grey.cells == (1, 1)
+    assert grey.fit(0, (-2, 3, 6, 9)) == (0, 3, 4, 5)
+    ds = pictures.dataset(np.zeros((8, 12, 3), np.uint8), "YBR_FULL_422")
+    pairs = pictures.image(pictures.part10(ds, bytes(8 * 12 * 2)))
+    assert pairs.cells == (1, 2)
+    assert pairs.fit(0, (3, 1, 2, 2)) == (2, 1, 4, 2)
+    with pytest.raises(Undecodable):
+        grey.fit(1, (0, 0, 1, 1))
