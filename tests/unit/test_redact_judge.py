@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from dicomnode.stages.redact.judge import judge
+from dicomnode.stages.redact.judge import UNKNOWN, judge
 from dicomnode.stages.redact.known import distance, known
 from dicomnode.stages.redact.words import Words
 
@@ -33,7 +33,7 @@ KNOWN = known(person())
 )  # fmt: skip
 def test_what_the_header_says_is_found_as_ocr_reads_it(text: str) -> None:
     """Names in any order and case, identifiers, institution, nested physicians and the age match, errors of OCR included."""
-    assert judge([text], KNOWN, WORDS, "header") == ["header-match"]
+    assert judge([text], KNOWN, WORDS) == ["header-match"]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,8 @@ def test_what_the_header_says_is_found_as_ocr_reads_it(text: str) -> None:
      "1961 APR 17", "Apr 17, 1961"],
 )  # fmt: skip
 def test_dates_and_times_go_in_any_form(line: str) -> None:
-    """Dates and times go in both modes, whether the header knows them or not."""
-    for mode in ("strict", "header"):
-        assert all(judge(line.split(), known(Dataset()), WORDS, mode))  # type: ignore[arg-type]
+    """Dates and times identify in every mode, whether the header knows them or not."""
+    assert set(judge(line.split(), known(Dataset()), WORDS)) == {"date"}
 
 
 @pytest.mark.parametrize(
@@ -54,8 +53,8 @@ def test_dates_and_times_go_in_any_form(line: str) -> None:
 )  # fmt: skip
 def test_dates_of_the_header_are_known_as_such(line: str) -> None:
     """Birth date and study date are found in all forms in which people write them, in one piece or in three."""
-    assert set(judge(line.split(), KNOWN, WORDS, "header")) == {"header-match"}
-    assert "header-match" not in judge(line.split(), known(Dataset()), WORDS, "header")
+    assert set(judge(line.split(), KNOWN, WORDS)) == {"header-match"}
+    assert "header-match" not in judge(line.split(), known(Dataset()), WORDS)
 
 
 @pytest.mark.parametrize(
@@ -65,32 +64,31 @@ def test_dates_of_the_header_are_known_as_such(line: str) -> None:
 )  # fmt: skip
 def test_technical_text_stays(line: str) -> None:
     """Sides, views, measures with their units, labels with their numbers and titles of fields stay in strict mode."""
-    assert judge(line.split(), KNOWN, WORDS, "strict") == [None] * len(line.split())
+    assert judge(line.split(), KNOWN, WORDS) == [None] * len(line.split())
 
 
-@pytest.mark.parametrize(("text", "reason"), [("4711", "number"), ("Wilma", "unknown-text"), ("Hr.Ek", "unknown-text")])
-def test_unknown_text_goes_in_strict_mode_only(text: str, reason: str) -> None:
-    """A bare number and an unknown word go in strict mode, and stay in header mode."""
-    assert judge([text], KNOWN, WORDS, "strict") == [reason]
-    assert judge([text], KNOWN, WORDS, "header") == [None]
+@pytest.mark.parametrize(("text", "reason"), [("4711", "unknown-number"), ("Wilma", "unknown-text"), ("Hr.Ek", "unknown-text")])
+def test_what_nobody_knows_is_said_to_be_unknown(text: str, reason: str) -> None:
+    """A bare number and an unknown word are left to the mode."""
+    assert judge([text], KNOWN, WORDS) == [reason]
+    assert reason in UNKNOWN
 
 
 def test_long_numbers_go_in_both_modes() -> None:
     """A number of five digits or more may be an identifier, with a unit behind it too."""
-    for mode in ("strict", "header"):
-        assert judge(["12345", "mm"], known(Dataset()), WORDS, mode)[0] == "number"  # type: ignore[arg-type]
+    assert judge(["12345", "mm"], known(Dataset()), WORDS)[0] == "number"
 
 
 def test_the_header_overrules_the_allow_list() -> None:
     """A person whose name is a technical word is not left standing."""
     ds = Dataset()
     ds.PatientName = "Portable^Grid"
-    assert judge(["PORTABLE"], known(ds), WORDS, "strict") == ["header-match"]
+    assert judge(["PORTABLE"], known(ds), WORDS) == ["header-match"]
 
 
 def test_values_cut_in_two_are_found() -> None:
     """Two words that make one value of the header together go together."""
-    assert judge(["ZX", "4481907"], KNOWN, WORDS, "header") == ["header-match", "header-match"]
+    assert judge(["ZX", "4481907"], KNOWN, WORDS) == ["header-match", "header-match"]
 
 
 @given(st.text(max_size=12), st.text(max_size=12))

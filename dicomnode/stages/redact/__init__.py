@@ -31,7 +31,7 @@ from dicomnode.errors import BadSetting, RedactionUncertain
 from dicomnode.image import Image, Redacted
 from dicomnode.records import Region
 from dicomnode.stages.redact.blank import Judged, black, regions
-from dicomnode.stages.redact.judge import Mode, judge
+from dicomnode.stages.redact.judge import UNKNOWN, judge
 from dicomnode.stages.redact.known import Known, known
 from dicomnode.stages.redact.lines import lines
 from dicomnode.stages.redact.ocr import Tesseract
@@ -106,7 +106,7 @@ class Redact:
     ) -> None:
         if mode not in _MODES:
             raise BadSetting(f"redaction must be one of {', '.join(_MODES)}")
-        self._mode: Mode = "strict" if mode == "strict" else "header"
+        self._mode = mode
         self._words = Words.load(words)
         self._tesseract = Tesseract(lang)
         self._frame_s = frame_s
@@ -200,9 +200,15 @@ class Redact:
         words = task.read([page.picture for page in made], min(left, self._frame_s))
         judged: list[Judged] = []
         for line in lines(made, words, task.facts.matches):
-            reasons = judge([box.text for box in line], task.facts, self._words, self._mode)
-            judged += zip(line, reasons, strict=True)
+            reasons = judge([box.text for box in line], task.facts, self._words)
+            judged += zip(line, map(self._counts, reasons), strict=True)
         return judged
+
+    def _counts(self, reason: str | None) -> str | None:
+        """What nobody knows goes in strict mode as unknown text, and stays in header mode."""
+        if reason in UNKNOWN:
+            return "unknown-text" if self._mode == "strict" else None
+        return reason
 
     def _identifies(self, plane: NDArray[np.uint8], task: _Task) -> bool:
         try:

@@ -1,25 +1,25 @@
 """Decides which words of a picture identify a person.
 
 **Way** `judge` takes the words of one line and says for each why it must go, or None when it may stay. The order is:
-something of the header, a date or time, a long number, the allow-list; what is left is unknown, and in strict mode unknown
-must go. A short number stays with its label or unit only.
+something of the header, a date or time, a long number, the allow-list; what is left is unknown (`UNKNOWN`), and the mode
+decides. A short number stays with its label or unit only.
 
 **Fails** Nothing.
 
 **Standard** PS3.15 E.3.1 (Clean Pixel Data).
 
-**Limits** In header mode names that the header does not know stay.
+**Limits** What is unknown is not looked at further: in header mode names that the header does not know stay.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from dicomnode.stages.redact.known import Known, distance, fold
 from dicomnode.stages.redact.words import Words
 
-Mode = Literal["strict", "header"]
+#: Nobody knows whether such a word identifies: it goes in strict mode, and stays in header mode.
+UNKNOWN = frozenset(("unknown-text", "unknown-number"))
 #: A number of this many digits may be an identifier in any mode.
 LONG_DIGITS = 5
 _MONTHS_TEXT = (
@@ -44,12 +44,12 @@ _MEASURE = re.compile(r"[-+]?\d+([.,]\d+)?([a-z%°/]+\d?)", re.IGNORECASE)
 _LABELLED = re.compile(r"([a-z]{1,5})[:=.]?[-+]?\d+([.,/]\d+)?", re.IGNORECASE)
 
 
-def judge(line: list[str], known: Known, words: Words, mode: Mode) -> list[str | None]:
+def judge(line: list[str], known: Known, words: Words) -> list[str | None]:
     """Judge the words of one line.
 
     Returns
     -------
-    For each word its reason (`records.Region`), or None when it may stay.
+    For each word None when it may stay, a reason of `records.Region` when it identifies in every mode, one of `UNKNOWN` else.
     """
     reasons: list[str | None] = [None] * len(line)
     months = _near_months(line)
@@ -60,8 +60,8 @@ def judge(line: list[str], known: Known, words: Words, mode: Mode) -> list[str |
             reasons[i] = "date"
         elif len(re.sub(r"\D", "", text)) >= LONG_DIGITS:
             reasons[i] = "number"
-        elif mode == "strict" and not _allowed(line, i, words):
-            reasons[i] = "number" if _NUMBER.fullmatch(text) else "unknown-text"
+        elif not _allowed(line, i, words):
+            reasons[i] = "unknown-number" if _NUMBER.fullmatch(text) else "unknown-text"
     _join_pairs(line, reasons, known)
     _join_dates(line, reasons, known)
     return reasons
@@ -113,9 +113,10 @@ def _parts_allowed(text: str, words: Words) -> bool:
 def _join_pairs(line: list[str], reasons: list[str | None], known: Known) -> None:
     """Find values that OCR has cut in two."""
     for i in range(len(line) - 1):
-        if (reasons[i] is None or reasons[i + 1] is None) and fold(line[i] + line[i + 1]) in known.wholes:
-            reasons[i] = reasons[i] or "header-match"
-            reasons[i + 1] = reasons[i + 1] or "header-match"
+        pair = (i, i + 1)
+        if any(reasons[j] is None or reasons[j] in UNKNOWN for j in pair) and fold(line[i] + line[i + 1]) in known.wholes:
+            for j in pair:
+                reasons[j] = "header-match"
 
 
 def _join_dates(line: list[str], reasons: list[str | None], known: Known) -> None:
