@@ -1,0 +1,103 @@
+"""The two networks that find text: a gate that looks quickly, and a detector that draws the cores of lines.
+
+**Way** Both begin with a convolution that takes each 4 x 4 pixels once, so that no layer runs at full size. `Gate` answers for
+cells of 16 pixels. `Detector` goes down to 1/32 and comes up again to 1/4, and answers for 2 x 2 pixels: the probability of a
+core and, while it learns, a threshold, by which differentiable binarisation makes the edge of a core steep (Liao et al., AAAI
+2020).
+
+**Limits** Sides are multiples of 32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+#: How steep the binarisation is.
+STEEP = 50.0
+
+
+def _conv(entering: int, leaving: int, side: int = 3, step: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(entering, leaving, side, step, side // 2, bias=False), nn.BatchNorm2d(leaving), nn.ReLU(inplace=True),
+    )
+
+
+def _fold(leaving: int) -> nn.Sequential:
+    """Fold each 4 x 4 pixels of three views into channels."""
+    return nn.Sequential(nn.Conv2d(3, leaving, 4, 4, bias=False), nn.BatchNorm2d(leaving), nn.ReLU(inplace=True))
+
+
+class _Again(nn.Module):
+    """Two convolutions beside a straight way."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add what two convolutions make of it."""
+        return functional.relu(x + self.second(self.first(x)))
+
+
+class Gate(nn.Module):
+    """(n, 3, rows, cols) views in 0..1 to (n, 1, rows/16, cols/16): logits of cells with text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _fold(24), _conv(24, 32, 3, 2), _conv(32, 48, 3, 2), _Again(48), nn.Conv2d(48, 1, 1),
+        )
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Give the logits of cells."""
+        made: Tensor = self.features(views)
+        return made
+
+
+class Detector(nn.Module):
+    """(n, 3, rows, cols) views in 0..1 to (n, 2, rows/2, cols/2): logits of cores and of thresholds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(_fold(32), _conv(32, 32))
+        self.down8 = nn.Sequential(_conv(32, 48, 3, 2), _Again(48))
+        self.down16 = nn.Sequential(_conv(48, 64, 3, 2), _Again(64), _Again(64))
+        self.down32 = nn.Sequential(_conv(64, 96, 3, 2), _Again(96), _Again(96))
+        self.side32, self.side16 = nn.Conv2d(96, 48, 1), nn.Conv2d(64, 48, 1)
+        self.side8, self.side4 = nn.Conv2d(48, 48, 1), nn.Conv2d(32, 32, 1)
+        self.meet16, self.meet8 = _conv(48, 48), _conv(48, 48)
+        self.narrow = nn.Conv2d(48, 32, 1)
+        self.meet4 = _conv(32, 32)
+        self.head = nn.Conv2d(32, 8, 1)
+        self.unfold = nn.PixelShuffle(2)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Give the logits of cores and thresholds."""
+        four = self.stem(views)
+        eight = self.down8(four)
+        sixteen = self.down16(eight)
+        deep = self.side32(self.down32(sixteen))
+        up = self.meet16(self.side16(sixteen) + _twice(deep))
+        up = self.meet8(self.side8(eight) + _twice(up))
+        up = self.meet4(self.side4(four) + _twice(self.narrow(up)))
+        made: Tensor = self.unfold(self.head(up))
+        return made
+
+
+def _twice(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
+class Answer(nn.Module):
+    """A network with the probabilities that it is exported with; the threshold is for learning alone."""
+
+    def __init__(self, network: Gate | Detector) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, views: Tensor) -> Tensor:
+        """Give the probabilities."""
+        return torch.sigmoid(self.network(views)[:, :1])
