@@ -265,6 +265,9 @@ class Output:
     destinations: tuple[str, ...]
     #: Writes the Part 10 file to a binary stream, frame by frame; may be called again.
     write: Callable[[BinaryIO], None]
+    #: Of a redacted image: reads what was written, and with the digest of the source's pixels (``""`` where it is not known)
+    #: gives its certificate, or raises when anything differs outside of the regions.
+    certify: Callable[[BinaryIO, str], Mapping[str, object]] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

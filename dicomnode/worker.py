@@ -221,6 +221,10 @@ class Worker:
         for output in result.outputs:
             try:
                 location = self._spool.put(_name(output, instance_id), output.write)
+                certificate = None
+                if output.certify is not None:
+                    with self._spool.open(location) as made:
+                        certificate = output.certify(made, result.pixel_digest)
             except Transient:
                 raise
             except Exception as error:  # an output that breaks while it is written is held, the others leave
@@ -233,7 +237,7 @@ class Worker:
             outputs.append(
                 NewOutput(
                     output.kind, output.sop_class_uid, output.sop_instance_uid, output.transfer_syntax_uid, output.identity,
-                    location, output.destinations,
+                    location, output.destinations, certificate,
                 )
             )
         return outputs, held

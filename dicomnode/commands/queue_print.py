@@ -57,7 +57,7 @@ def print_row(row: Mapping[str, object]) -> None:
     """Print one row of `Queue.find` with its outputs and the acts on it."""
     table = bare_table("key", "value", title=str(row["instance_id"]))
     for name, value in row.items():
-        if name not in {"deliveries", "acts", "instance_id"}:
+        if name not in {"deliveries", "acts", "instance_id", "certificates"}:
             table.add_row(name, _text(value))
     console = wide_console()
     console.print(table)
@@ -70,6 +70,11 @@ def print_row(row: Mapping[str, object]) -> None:
         )))
     if deliveries.row_count:
         console.print(deliveries)
+    certificates = row["certificates"]
+    for one in certificates if isinstance(certificates, list) else []:
+        means = one["means"] or {}
+        told = f"{means.get('mode', '')} {means.get('second_look', '')}".strip()
+        console.print(f"certificate of {one['sop_instance_uid']}: {len(one['regions'])} regions, {one['coding']}, {told}")
     acts = row["acts"]
     for act in acts if isinstance(acts, list) else []:
         console.print(f"{act['at']}  {act['who']}: {act['what']} ({act['rows']} rows)", markup=False, highlight=False)

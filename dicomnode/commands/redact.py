@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +22,10 @@ from typing import Annotated, BinaryIO, Literal, TextIO
 import typer
 
 from dicomnode import __version__
+from dicomnode.certificate import certify
 from dicomnode.commands.files import code_of, each, instance_of, sources
 from dicomnode.commands.grouping import PLAIN, WithPlain
+from dicomnode.commands.verify_redaction import verify
 from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
 from dicomnode.outputs import Material, NodeFacts, deidentified, part10
@@ -35,6 +38,7 @@ Mode = Literal["strict", "header"]
 _NOWHERE = Route(UNCERTAIN, 0.0, {}, "header", "redact", (), ("deidentified",), ())
 
 app = typer.Typer(cls=WithPlain, help="Blank identifying text in the pixels; by default the header is cleared as well.")
+app.command()(verify)
 
 
 @app.command(PLAIN, hidden=True)
@@ -45,7 +49,7 @@ def redact(
         Mode, typer.Option(help="strict: text that nobody knows is identifying; header: header matches, dates, numbers."),
     ] = "strict",
     report: Annotated[
-        Path | None, typer.Option(help="File for one JSON line a file: path and blanked regions, never the text."),
+        Path | None, typer.Option(help="File for one JSON line a file: path, blanked regions, certificate; never the text."),
     ] = None,
     pixels_only: Annotated[bool, typer.Option("--pixels-only", help="Leave the header; blank pixels only.")] = False,
 ) -> None:
@@ -63,11 +67,11 @@ def redact(
         def work(file: Path) -> None:
             target = dst / file.relative_to(src) if src.is_dir() else dst
             try:
-                regions = redactor.work(file, target)
+                regions, certificate = redactor.work(file, target)
             except Exception as error:
                 tell(file, regions=[], held=code_of(error))
                 raise
-            tell(file, regions=[asdict(region) for region in regions])
+            tell(file, regions=[asdict(region) for region in regions], certificate=certificate)
 
         failed = list(each(files, work, label="redacting", quiet=False))
     typer.echo(f"{len(files) - len(failed)} redacted, {len(failed)} held or failed (not written)", err=True)
@@ -104,8 +108,8 @@ class _Redactor:
         self._pixels_only = pixels_only
         self._node = NodeFacts(secrets.token_hex(16), "DICOMNODE", secrets.token_bytes(32), __version__)
 
-    def work(self, source: Path, target: Path) -> tuple[Region, ...]:
-        """Redact one file; the target appears whole or not at all."""
+    def work(self, source: Path, target: Path) -> tuple[tuple[Region, ...], Mapping[str, object]]:
+        """Redact one file; the target appears whole, and proven to differ in the regions alone, or not at all."""
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_name(f".{target.name}.part")
         with source.open("rb") as stream:
@@ -122,10 +126,12 @@ class _Redactor:
                         part10.write(out, redacted.clean_dataset(), coded)
                     else:
                         deidentified.build(self._material(instance, image, coded, stream)).write(out)
+                with draft.open("rb") as made:
+                    certificate = certify(made, coded, __version__)
                 draft.replace(target)
             finally:
                 draft.unlink(missing_ok=True)
-        return redacted.regions
+        return redacted.regions, certificate
 
     def _material(self, instance: Instance, image: Image, coded: Coded, stream: BinaryIO) -> Material:
         return Material(

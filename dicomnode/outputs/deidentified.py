@@ -16,16 +16,18 @@ missing: readers of pixels do not need them, validators will say so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import BinaryIO, Final
 
 from pydicom.dataset import Dataset
 
+from dicomnode.certificate import certify
 from dicomnode.errors import StageFailed
 from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import allowlist, part10, shell
-from dicomnode.outputs.material import Material, outside_uid, result_uid, series_uid, study_uid
+from dicomnode.outputs.material import Material, NodeFacts, outside_uid, result_uid, series_uid, study_uid
 from dicomnode.records import Output
 
 _KIND: Final = "deidentified"
@@ -59,7 +61,12 @@ def build(material: Material) -> Output:
         identity="removed",
         destinations=material.destinations,
         write=partial(part10.write, dataset=dataset, coded=coded),
+        certify=partial(_certify, coded, material.node),
     )
+
+
+def _certify(coded: Coded, node: NodeFacts, stream: BinaryIO, pixel_digest: str) -> Mapping[str, object]:
+    return certify(stream, coded, node.version, node.key, pixel_digest)
 
 
 def _dataset(material: Material, coded: Coded) -> Dataset:

@@ -86,7 +86,8 @@ class Queue(Protocol):
         self, claim: Claim, owner: Owner, summary: Summary, outputs: Sequence[NewOutput], held: Sequence[Held], now: datetime,
         reason: str = "",
     ) -> None:
-        """End the claim as ``done`` and make its deliveries (held ones in state hold), in one transaction.
+        """End the claim as ``done`` and make its deliveries (held ones in state hold), in one transaction; the certificates of
+        its outputs are kept in the same one.
 
         A delivery that exists already (same output UID and destination, not dropped) is left as it is. Of a claim of some
         outputs only, what was not asked again (the finding, the regions) stays as it was found before. A finding is told
@@ -223,7 +224,9 @@ class Queue(Protocol):
         ...
 
     def find(self, key: str) -> tuple[Mapping[str, object], ...]:
-        """Instances by instance_id, source SOP Instance UID or result UID, with ``deliveries`` and ``acts``; oldest first."""
+        """Instances by instance_id, source SOP Instance UID or result UID, with ``deliveries``, ``acts`` and
+        ``certificates``; oldest first.
+        """
         ...
 
     def counts(self) -> Mapping[str, Mapping[str, Mapping[str, object]]]:

@@ -67,6 +67,8 @@ class NewOutput:
     identity: Identity
     location: str
     destinations: tuple[str, ...]
+    #: Of a redacted image.
+    certificate: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ UNION SELECT instance_id FROM deliveries WHERE state IN (SELECT value FROM json_
 ORDER BY instance_id LIMIT :limit
 """
 _EVERY = "SELECT instance_id FROM instances ORDER BY instance_id LIMIT :limit"
+_CERTIFICATES = "SELECT certificate FROM certificates WHERE instance_id = ? ORDER BY generation, sop_instance_uid"
 _INSTANCES_AGAIN = """
 UPDATE instances SET state = 'waiting', reason = '', due_at = NULL, attempt = 0, deaths = 0, since = :now
 """
@@ -51,7 +52,10 @@ class People(Database):
 
     def find(self, key: str) -> tuple[Mapping[str, object], ...]:
         """Instances by instance_id, source UID or result UID."""
-        return self._whole(self._all(_FIND, {"key": key}))
+        return tuple(
+            {**row, "certificates": [json.loads(one[0]) for one in self._all(_CERTIFICATES, (row["instance_id"],))]}
+            for row in self._whole(self._all(_FIND, {"key": key}))
+        )
 
     def _whole(self, ids: Sequence[sqlite3.Row]) -> tuple[Mapping[str, object], ...]:
         found = []

@@ -80,6 +80,9 @@ ON CONFLICT (
     sop_instance_uid, destination, CASE kind WHEN 'original' THEN instance_id || '/' || generation ELSE '' END
 ) WHERE location <> '' AND state <> 'dropped' DO NOTHING
 """
+_CERTIFY = """
+INSERT OR REPLACE INTO certificates (instance_id, sop_instance_uid, generation, at, certificate) VALUES (?, ?, ?, ?, ?)
+"""
 _HELD = """
 INSERT INTO deliveries (instance_id, generation, kind, destination, state, reason, since, created_at, life_from, urgent)
 VALUES (?, ?, ?, ?, 'hold', ?, ?, ?, ?, ?)
@@ -176,6 +179,9 @@ class Work(Database):
             # Counted from what was meant, so that `verify` misses a delivery that is not there for whatever reason.
             made = sum(len(one.destinations) for one in outputs) + sum(len(one.destinations) for one in held)
             for output in outputs:
+                if output.certificate is not None:
+                    told = json.dumps(output.certificate, separators=(",", ":"))
+                    connection.execute(_CERTIFY, (instance_id, output.sop_instance_uid, claim.generation, time, told))
                 for destination in output.destinations:
                     written = connection.execute(_DELIVER, (
                         instance_id, claim.generation, output.kind, destination, time, time, time, output.location,

@@ -167,7 +167,8 @@ def test_redact_of_a_folder_keeps_names_and_finishes_the_rest(folder: Path, tmp_
     assert f"dicomnode: {folder / 'broken.dcm'}: undecodable" in done.stderr
     for name in names:
         line = lines[str(folder / name)]
-        assert set(line) == {"path", "regions"}
+        assert set(line) == {"path", "regions", "certificate"}
+        assert command("redact", "verify", folder / name, out / name, report).returncode == 0
         assert line["regions"]
         assert all(set(region) == REGION_KEYS and region["reason"] in REASONS for region in line["regions"])
         assert no_marks((out / name).read_bytes())

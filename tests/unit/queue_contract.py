@@ -823,6 +823,33 @@ class QueueContract:
         assert [row["instance_id"] for row in queue.rows(states=["waiting"], limit=1)] == [instance(2).instance_id]
         assert [row["instance_id"] for row in queue.rows(states=["ready", "hold"])] == [instance(1).instance_id]
 
+    def test_certificates_are_kept_with_the_instance(self, queue: Queue) -> None:
+        """One for each object, of every generation, found by any of its names; the same object made again has one."""
+        made = dataclasses.replace(output(1, kind="deidentified", identity="removed"), certificate={"certificate": 1, "a": [2]})
+        claim = worked(queue, instance(1), [made, output(2)])
+        assert queue.find("2.25.1")[0]["certificates"] == [{"certificate": 1, "a": [2]}]
+        assert "certificates" not in queue.rows()[0]
+        assert worked(queue, instance(2)).instance.instance_id != claim.instance.instance_id
+        assert queue.find(instance(2).instance_id)[0]["certificates"] == []
+        for _ in (1, 2):
+            (delivery,) = queue.claim_deliveries("pacs", ME, 1, NOW)
+            queue.settle(delivery, ME, DELIVERED, NOW)
+        queue.retry(instance(1).instance_id, NOW)
+        again = [dataclasses.replace(made, certificate={"certificate": 1, "a": [number]}) for number in (3, 4)]
+        again[1] = dataclasses.replace(again[1], sop_instance_uid="2.25.3", location="outgoing/2.25.3.dcm")
+        queue.finish(claimed(queue), ME, SUMMARY, again, [], NOW)
+        found = queue.find(instance(1).instance_id)[0]["certificates"]
+        assert found == [{"certificate": 1, "a": [3]}, {"certificate": 1, "a": [4]}]
+
+    def test_a_claim_that_was_lost_keeps_no_certificate(self, queue: Queue) -> None:
+        """It is written with the end of the work, or not at all."""
+        queue.add(instance())
+        claim = claimed(queue)
+        queue.let_go(ME)
+        with pytest.raises(LeaseLost):
+            queue.finish(claim, ME, SUMMARY, [dataclasses.replace(output(), certificate={"certificate": 1})], [], NOW)
+        assert queue.find(instance().instance_id)[0]["certificates"] == []
+
     def test_counts_are_by_state_and_destination(self, queue: Queue) -> None:
         """Instances with bytes and the oldest, deliveries, each lane."""
         worked(queue, instance(1), [output(1, ("pacs", "lab"))])

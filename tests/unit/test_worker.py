@@ -21,6 +21,7 @@ import pydicom
 import pytest
 
 from dicomnode import log, worker
+from dicomnode.certificate.proof import prove
 from dicomnode.errors import ConfigError, QueueUnavailable, RedactionUncertain, SpoolFull, StageFailed
 from dicomnode.header import header
 from dicomnode.image import Image, Redacted
@@ -446,6 +447,39 @@ def test_an_output_that_cannot_be_written_is_held_alone(desk: Desk, error: Excep
     assert desk.worker.defects == 1
     assert len(desk.results()) == 1
     assert list((desk.spool.root / "tmp").iterdir()) == []
+
+
+def test_a_redacted_image_has_a_certificate_in_the_queue(tmp_path: Path) -> None:
+    """It was made of the file that was written, bears the seal of the node, and proves it."""
+    desk = Desk(tmp_path, "deidentified")
+    one = desk.receive(marked_dx())
+    assert desk.worker.step()
+    row = desk.row(one)
+    (certificate,) = row["certificates"]
+    (delivery,) = row["deliveries"]
+    assert certificate["sop_instance_uid"] == delivery["sop_instance_uid"]
+    assert certificate["source"]["pixels"] == row["pixel_digest"]
+    with desk.spool.open(one.location) as source, desk.spool.open(delivery["location"]) as made:
+        assert prove(Image.open(source), Image.open(made), certificate, key=desk.kit.node.key) == []
+    desk.queue.close()
+
+
+def test_a_redacted_image_that_differs_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pixel that was changed on the way into the file keeps the image from leaving."""
+    desk = Desk(tmp_path, "deidentified")
+    put = desk.spool.put
+
+    def spoiled(name: str, write: Callable[[Any], None]) -> str:
+        out = BytesIO()
+        write(out)
+        return put(name, lambda stream: stream.write(out.getvalue()[:-1] + bytes([out.getvalue()[-1] ^ 1])))
+
+    monkeypatch.setattr(desk.spool, "put", spoiled)
+    one = desk.receive(marked_dx())
+    assert desk.worker.step()
+    assert desk.deliveries(one) == [("deidentified", "hold", "stage_failed")]
+    assert desk.row(one)["certificates"] == []
+    desk.queue.close()
 
 
 def test_a_held_output_is_told(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
