@@ -19,8 +19,10 @@ from pydicom.uid import UID
 
 from dicomnode import contexts
 from dicomnode.events import EVENTS, KEYS
+from dicomnode.places import Place, PlacesFile, Rectangle
 from dicomnode.rules import Routes, Rule
 from dicomnode.settings import (
+    JudgeSettings,
     KeepSettings,
     LogSettings,
     NodeSettings,
@@ -33,8 +35,11 @@ from dicomnode.settings import (
 #: Heading → model, in the order of the files.
 SECTIONS: dict[str, type[BaseModel]] = {
     "node.toml `[node]`": NodeSettings, "node.toml `[scp]`": ScpSettings, "node.toml `[work]`": WorkSettings,
-    "node.toml `[send]`": SendSettings, "node.toml `[keep]`": KeepSettings, "node.toml `[log]`": LogSettings,
+    "node.toml `[send]`": SendSettings, "node.toml `[keep]`": KeepSettings, "node.toml `[judge]`": JudgeSettings,
+    "node.toml `[log]`": LogSettings,
     "routes.toml": Routes, "routes.toml `[[rule]]`": Rule, "peers/NAME.toml": Peer,
+    "redaction/NAME.toml": PlacesFile, "redaction/NAME.toml `[[place]]`": Place,
+    "redaction/NAME.toml `{ x, y, w, h }`": Rectangle,
 }
 
 _HEAD = """\
@@ -42,7 +47,8 @@ _HEAD = """\
 
 Generated from `dicomnode/settings.py` and `rules.py` by `python -m dicomnode.reference`; do not edit.
 
-A configuration is one folder with `node.toml`, `routes.toml` and a file for each remote AE under `peers/`.
+A configuration is one folder with `node.toml`, `routes.toml`, a file for each remote AE under `peers/` and, where there are
+any, files with rectangles by device under `redaction/`.
 `dicomnode init DIR` writes one from the templates beside this file, `dicomnode check -c DIR` looks it over.
 Unknown keys are refused.
 """
@@ -83,7 +89,8 @@ def _values(kind: Any, field: FieldInfo | None = None) -> str:
         return _values(next(part for part in get_args(kind) if part is not type(None)), field)
     if hasattr(kind, "__metadata__"):
         return _values(get_args(kind)[0])
-    words = {bool: "true or false", int: "whole number", float: "number", Path: "path", str: "text", Rule: "tables"}
+    words = {bool: "true or false", int: "whole number", float: "number", Path: "path", str: "text", Rule: "tables",
+        Place: "tables", Rectangle: "tables"}
     return words[kind] + _range(field)
 
 

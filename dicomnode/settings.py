@@ -1,7 +1,8 @@
 """The configuration of ae_config/ as frozen pydantic models; unknown keys are refused, every setting is described here.
 
-**Way** `load` reads ``node.toml``, ``routes.toml`` and ``peers/*.toml`` of one directory, checks them together and gives one
-`Settings`, which is passed on and never imported. The reference in ae_config/README.md is generated from these models.
+**Way** `load` reads ``node.toml``, ``routes.toml``, ``peers/*.toml`` and ``redaction/*.toml`` of one directory, checks them
+together and gives one `Settings`, which is passed on and never imported. The reference in ae_config/README.md is generated from
+these models.
 
 **Fails** Every fault is a `ConfigError` leaf whose message names file and key; the commands exit with 78 then.
 
@@ -21,10 +22,12 @@ from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from dicomnode.errors import BadRule, BadSetting, NoSuchPeer
+from dicomnode.places import Place, PlacesFile
 from dicomnode.records import Trust
 from dicomnode.rules import Routes, Rule, Strict
 
@@ -151,6 +154,53 @@ class KeepSettings(Strict):
     )
 
 
+class JudgeSettings(Strict):
+    """``[judge]`` of node.toml: a language model that judges text in pictures which nobody knows; off without a `url`."""
+
+    url: str | None = Field(
+        None, description="Address of an OpenAI-compatible endpoint up to its version, as http://127.0.0.1:8080/v1; absent: no "
+        'model is asked. It is asked with `work.redaction = "header"` only: in strict mode unknown text always goes.',
+    )
+    model: str = Field("", description="Name of the model, as the endpoint calls it; required with `url`.")
+    key_file: Path | None = Field(
+        None, description="File with the API key, closed to other accounts; relative to this folder; absent: no key is sent.",
+    )
+    ca_file: Path | None = Field(
+        None, description="Certificates (PEM) of the authorities that vouch for the endpoint; relative to this folder; absent: "
+        "those of the system.",
+    )
+    timeout_s: float = Field(
+        20, gt=0, le=600, description="All texts of one instance are judged in this time, or are blanked, seconds.",
+    )
+    batch: int = Field(40, ge=1, le=200, description="Texts in one question to the model.")
+    answer: Literal["schema", "object", "plain"] = Field(
+        "schema", description="How the endpoint is held to a form of its answer: by a JSON schema, to any JSON object, not.",
+    )
+    outside: bool = Field(
+        False, description="true: the endpoint may lie beyond this machine and private networks, over https. Patients' text "
+        "leaves the house.",
+    )
+    outside_reason: str = Field("", description="Why; required with outside = true.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> JudgeSettings:
+        if self.outside and not self.outside_reason.strip():
+            raise ValueError("outside = true needs an outside_reason")
+        if self.url is None:
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+            raise ValueError("url is http://HOST:PORT/v1 or https://HOST/v1, without name, password, ? and #")
+        _ = parts.port  # its ValueError names the fault
+        if not self.model.strip():
+            raise ValueError("url needs a model")
+        if self.outside and parts.scheme != "https":
+            raise ValueError("outside = true needs https")
+        if not self.outside and is_private(parts.hostname) is False:
+            raise ValueError("url lies beyond this machine and private networks; outside = true allows that, with a reason")
+        return self
+
+
 class LogSettings(Strict):
     """``[log]`` of node.toml: what the log shows."""
 
@@ -208,6 +258,7 @@ class NodeFile(Strict):
     work: WorkSettings = WorkSettings()
     send: SendSettings = SendSettings()
     keep: KeepSettings = KeepSettings()
+    judge: JudgeSettings = JudgeSettings()
     log: LogSettings = LogSettings()
 
 
@@ -218,10 +269,21 @@ class Settings(NodeFile):
     directory: Path
     peers: Mapping[str, Peer]
     routes: Routes
+    #: Of redaction/*.toml, in the order of their names.
+    places: tuple[Place, ...] = ()
     #: SHA-256 over the names and bytes of all files read.
     digest: str
     #: Version of each model that the master approved, by name; what is not in it is the newest.
     approved: Mapping[str, str] = {}
+
+    @property
+    def asks_judge(self) -> bool:
+        """True when the language model is asked: there is one, and the mode leaves something to ask."""
+        return self.judge.url is not None and self.work.redaction == "header"
+
+    def beside(self, path: Path) -> Path:
+        """Give a path of a setting: a relative one is meant from the directory of the configuration."""
+        return self.directory / path
 
     def destination(self, name: str) -> Peer:
         """Give the peer called ``name`` if it can be sent to, else raise `NoSuchPeer`."""
@@ -243,16 +305,32 @@ def load(directory: Path) -> Settings:
     digest = hashlib.sha256()
     node = _parse(directory / "node.toml", NodeFile, digest)
     routes = _parse(directory / "routes.toml", Routes, digest)
-    peers = {path.stem: _parse(path, Peer, digest) for path in _peer_files(directory / "peers")}
+    peers = {path.stem: _parse(path, Peer, digest) for path in _toml_files(directory / "peers")}
+    places = _places(directory / "redaction", digest)
     settings = Settings(
         **{name: getattr(node, name) for name in NodeFile.model_fields},
-        directory=directory, peers=peers, routes=routes, digest=digest.hexdigest(),
+        directory=directory, peers=peers, routes=routes, places=places, digest=digest.hexdigest(),
     )
     _cross_check(settings)
     return settings
 
 
-def _peer_files(directory: Path) -> list[Path]:
+def read_places(directory: Path) -> tuple[Place, ...]:
+    """Read the rectangles by device of one folder; none when there is no such folder.
+
+    Raises
+    ------
+    BadSetting
+        With file and key in the message.
+    """
+    return _places(directory, hashlib.sha256())
+
+
+def _places(directory: Path, digest: hashlib._Hash) -> tuple[Place, ...]:
+    return tuple(place for path in _toml_files(directory) for place in _parse(path, PlacesFile, digest).place)
+
+
+def _toml_files(directory: Path) -> list[Path]:
     try:
         return sorted(path for path in directory.iterdir() if path.suffix == ".toml")
     except FileNotFoundError:
@@ -282,6 +360,11 @@ def _parse(path: Path, model: type[M], digest: hashlib._Hash) -> M:
 def _cross_check(settings: Settings) -> None:
     """What no single file can say: order of rules, rules that name peers, trust."""
     _check_order(settings.routes.rule, settings.directory / "routes.toml")
+    if settings.judge.url is not None and settings.judge.timeout_s > settings.work.deadline_s / 2:
+        raise BadSetting(
+            f"{settings.directory / 'node.toml'}: judge.timeout_s must be half of work.deadline_s at most, or workers would be "
+            "stopped while they wait for the model",
+        )
     for rule in settings.routes.rule:
         _check_rule(rule, settings)
     for name, peer in settings.peers.items():
@@ -322,6 +405,18 @@ def _check_rule(rule: Rule, settings: Settings) -> None:
             raise NoSuchPeer(f"{where}: {error}") from None
         if "original" in rule.outputs and peer.trust != "inside":
             raise BadRule(f"{where}: it sends originals to {name!r}, which is not an inside peer")
+
+
+def is_private(host: str) -> bool | None:
+    """Say whether an address is of this machine or a private network; None for a name, which has to be looked up."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_private or address.is_link_local
 
 
 def _loopback(host: str) -> bool:

@@ -38,6 +38,13 @@ def change(path: Path, old: str, new: str) -> None:
     ("node.toml", 'ae_title = "NODE"', 'ae_title = "A\\\\B"', BadSetting, ["node.ae_title", "backslash"]),
     ("node.toml", 'ae_title = "NODE"', 'ae_title = "12345678901234567"', BadSetting, ["node.ae_title"]),
     ("node.toml", 'summary_at = "07:00"', 'summary_at = "25:00"', BadSetting, ["keep.summary_at"]),
+    ("node.toml", "[judge]", '[judge]\nurl = "http://127.0.0.1/v1"', BadSetting, ["judge", "url needs a model"]),
+    ("node.toml", "[judge]", '[judge]\nurl = "ftp://127.0.0.1/v1"', BadSetting, ["judge", "https://HOST/v1"]),
+    ("node.toml", "[judge]", '[judge]\nurl = "http://u:p@127.0.0.1/v1"', BadSetting, ["judge", "without name, password"]),
+    ("node.toml", 'model = ""', 'model = "m"\nurl = "http://8.8.8.8/v1"', BadSetting, ["judge", "private networks"]),
+    ("node.toml", 'model = ""', 'model = "m"\nurl = "http://[::ffff:8.8.8.8]/v1"', BadSetting, ["judge", "private networks"]),
+    ("node.toml", "outside = false", "outside = true", BadSetting, ["judge", "outside_reason"]),
+    ("node.toml", 'model = ""', 'model = "m"\nurl = "http://127.0.0.1:99999/v1"', BadSetting, ["judge", "ort"]),
     ("peers/pacs.toml", "port = 4242", "", BadSetting, ["pacs.toml", "host and port"]),
     ("peers/pacs.toml", "127.0.0.1", "not-an-address", BadSetting, ["pacs.toml", "calls_from"]),
     ("peers/pacs.toml", 'trust = "inside"', "plain = true", BadSetting, ["plain_reason"]),
@@ -56,6 +63,35 @@ def test_fault_is_refused_with_file_and_key(
         load(config)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_model_beyond_the_house_needs_https_and_a_reason(config: Path) -> None:
+    """An address outside of this machine and private networks is taken with both; one in the house without either."""
+    node = config / "node.toml"
+    change(node, 'model = ""', 'model = "m"\nurl = "http://8.8.8.8/v1"')
+    change(node, 'outside = false\noutside_reason = ""', 'outside = true\noutside_reason = "contract 7"')
+    with pytest.raises(BadSetting, match="needs https"):
+        load(config)
+    change(node, "http://8.8.8.8", "https://8.8.8.8")
+    assert load(config).judge.outside_reason == "contract 7"
+    change(node, 'outside = true\noutside_reason = "contract 7"', "outside = false")
+    for host in ("127.0.0.1", "localhost", "10.1.2.3", "[::1]", "[fd00::1]", "llm.hospital"):
+        text = node.read_text()
+        node.write_text(text.replace("https://8.8.8.8", f"http://{host}"))
+        assert load(config).judge.url == f"http://{host}/v1"
+        node.write_text(text)
+
+
+def test_a_model_is_asked_in_header_mode_alone(config: Path) -> None:
+    """Strict mode has nothing to ask; and no worker waits for a model longer than half of its deadline."""
+    node = config / "node.toml"
+    change(node, 'model = ""', 'model = "m"\nurl = "http://127.0.0.1/v1"')
+    assert not load(config).asks_judge
+    change(node, 'redaction = "strict"', 'redaction = "header"')
+    assert load(config).asks_judge
+    change(node, "deadline_s = 600.0", "deadline_s = 39.0")
+    with pytest.raises(BadSetting, match=r"judge\.timeout_s"):
+        load(config)
 
 
 def test_what_is_no_file_of_settings_is_refused(config: Path) -> None:
