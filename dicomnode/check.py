@@ -5,7 +5,8 @@ looked at and never made: made by root it would not be the service's.
 
 **Fails** It does not: a fault is an answer.
 
-**Limits** Peers are contacted only when an echo is given. Models are opened as a worker would, which takes its memory.
+**Limits** Peers are contacted only when an echo is given, a language model whenever one is set and asked. Models are opened as
+a worker would, which takes its memory.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from dicomnode.errors import ConfigError, DicomNodeError
+from dicomnode.judging import Endpoint, NoVerdict
 from dicomnode.kitting import load_models, map_kinds, misfits
 from dicomnode.pipeline import MAP_KINDS
+from dicomnode.places import folded
 from dicomnode.repository import models_dir, named, resolve, versions
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
@@ -69,6 +74,7 @@ def check(
     return (
         *_callers(settings), *_routes(settings),
         *(_models(settings) if "work" in roles else ()), *(_ocr(settings) if "work" in roles else ()),
+        *(_judge(settings) if "judge" in roles else ()), *(_places(settings) if "work" in roles else ()),
         *(_hook(settings) if "keep" in roles else ()), *(_port(settings) if port and "accept" in roles else ()),
         *_state(settings), *_disk(settings), *_peers(settings, echo),
     )
@@ -142,6 +148,61 @@ def _ocr(settings: Settings) -> Answers:
         yield Answer("tesseract", "fault", f"work.ocr_language: not installed: {', '.join(missing)}")
     else:
         yield Answer("tesseract", "ok", "+".join(wanted))
+
+
+def _judge(settings: Settings) -> Answers:
+    """Ask the language model about invented words; a node without it blanks more, so its silence is no fault."""
+    judge = settings.judge
+    if judge.url is None:
+        return
+    if not settings.asks_judge:
+        yield Answer("judge", "warning", 'judge.url is set, but with work.redaction = "strict" no model is asked')
+        return
+    if judge.outside:
+        yield Answer("judge", "warning", f"judge.outside: patients' text leaves the house ({judge.outside_reason})")
+    host = urlsplit(judge.url).hostname or ""
+    if judge.url.startswith("http:") and not _is_here(host):
+        yield Answer("judge", "warning", f"judge.url: patients' text goes to {host} without encryption; https hides it")
+    try:
+        endpoint = Endpoint(settings)
+        started = time.monotonic()
+        verdicts = endpoint(_TECHNICAL)
+    except ConfigError as error:
+        yield Answer("judge", "fault", str(error))
+    except NoVerdict as error:
+        yield Answer("judge", "warning", f"{judge.model} does not judge ({error}): {_NO_VERDICT.get(str(error), _SILENT)}")
+    else:
+        seconds, kept = time.monotonic() - started, verdicts.count("harmless")
+        told = f"{judge.model} judges in {seconds:.1f} s, {kept} of {len(verdicts)} technical texts harmless"
+        yield Answer("judge", "ok" if kept else "warning", told)
+
+
+#: What nobody takes for a person, to see whether the model answers in form.
+_TECHNICAL = ("FOV 350 mm", "120 kVp", "Gain 52 dB", "T2 TSE COR")
+_SILENT = "as long as that lasts, all unknown text is blanked"
+_NO_VERDICT = {
+    "outside": "its name means an address beyond this machine and private networks",
+    "fooled": "it calls an invented patient's name harmless; do not use this model",
+    "odd_answer": "its answer is not in the form that was asked for; try another judge.answer or model",
+}
+
+
+def _is_here(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _places(settings: Settings) -> Answers:
+    if settings.places:
+        rectangles = sum(len(place.rectangles) for place in settings.places)
+        devices = len({(folded(place.manufacturer), folded(place.model)) for place in settings.places})
+        yield Answer("redaction", "ok", f"{rectangles} rectangles for {devices} devices in {len(settings.places)} sizes")
+    seen: set[str] = set()
+    for place in settings.places:
+        key = place.model_dump_json(exclude={"rectangles", "note"})
+        if key in seen:
+            device = f"{place.manufacturer} {place.model}, {place.columns} x {place.rows}"
+            yield Answer("redaction", "warning", f"{device}, stands there twice; both are used")
+        seen.add(key)
 
 
 def _hook(settings: Settings) -> Answers:

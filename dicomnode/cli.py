@@ -25,6 +25,7 @@ COMMANDS = MappingProxyType({
     "check": ("dicomnode.commands.check", "check"),
     "serve": ("dicomnode.commands.roles", "serve"),
     "accept": ("dicomnode.commands.roles", "accept"),
+    "judge": ("dicomnode.commands.roles", "judge"),
     "work": ("dicomnode.commands.roles", "work"),
     "send": ("dicomnode.commands.roles", "send"),
     "keep": ("dicomnode.commands.roles", "keep"),

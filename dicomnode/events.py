@@ -25,6 +25,11 @@ EVENTS: Mapping[str, str] = {
     "worker_started": "A worker has its models and claims instances.",
     "model_opened": "A worker has opened a model, which answered its sample as its card says.",
     "worker_stopped": "A worker has ended its instance and stopped.",
+    "judge_started": "The judge takes questions of the workers about text in pictures.",
+    "judge_failed": "The language model, or the judge, gave no verdicts; all text that it was asked about is blanked. "
+    "Administrator: `dicomnode check`.",
+    "judge_ready": "The language model judges again.",
+    "judge_stopped": "The judge has given its last answers and stopped.",
     "sender_started": "The sender runs a lane per destination.",
     "sender_stopped": "The sender has ended its C-STOREs and stopped.",
     "keeper_started": "The keeper takes in, reclaims, removes and tells.",
@@ -86,7 +91,7 @@ KEYS: Mapping[str, str] = {
     "timestamp": "Time of the line, UTC, ISO 8601.",
     "level": "critical: the node stops; error: a person must act; warning: a person should look; info; debug.",
     "event": "What happened, a name of the catalogue.",
-    "process": "Program that writes: serve, accept, work, send, keep or a command.",
+    "process": "Program that writes: serve, accept, judge, work, send, keep or a command.",
     "pid": "Its process id.",
     # -- who and what
     "instance_id": "The node's own name of an instance, the thread through all processes.",

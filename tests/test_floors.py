@@ -19,7 +19,7 @@ FLOORS = {
     "image": "1", "header": "1", "listening": "1", "snapshot": "1",
     "pipeline": "2w", "kitting": "2w", "stages": "2w", "outputs": "2w", "spool": "2k", "queue": "2k", "upper": "2k",
     "scp": "3", "worker": "3", "deadline": "3", "scu": "3", "keeper": "3",
-    "check": "3", "serve": "3", "roles": "3", "notify": "1",
+    "judging": "3", "check": "3", "serve": "3", "roles": "3", "notify": "1",
     "carding": "3", "adding": "3", "training": "3", "evaluation": "3", "certificate": "2w",
     "commands": "4", "demo": "4", "drill": "4", "cli": "4", "__main__": "4",
 }

@@ -28,6 +28,7 @@ class RoleName(StrEnum):
     """The roles that `serve` runs."""
 
     accept = "accept"
+    judge = "judge"
     work = "work"
     send = "send"
     keep = "keep"

@@ -1,4 +1,4 @@
-"""``serve`` and the four roles that it runs: ``accept``, ``work``, ``send``, ``keep``.
+"""``serve`` and the five roles that it runs: ``accept``, ``judge``, ``work``, ``send``, ``keep``.
 
 **Way** Each role takes the configuration that its supervisor approved, or loads it when it runs alone, sets up its log, asks
 the kernel to end it with its supervisor and runs until SIGTERM. The modules behind a role are imported only there: an acceptor
@@ -44,7 +44,7 @@ def serve(
         list[RoleName] | None, typer.Option("--only", help="Run this role only; may be given several times."),
     ] = None,
 ) -> None:
-    """Run the whole node: acceptors, workers, sender and keeper in one supervised tree. SIGHUP loads the configuration anew."""
+    """Run the whole node: acceptors, workers, sender, keeper, judge in one supervised tree. SIGHUP loads the settings anew."""
     from dicomnode.serve import ROLES, run_supervisor, take_locks  # noqa: PLC0415 - each role loads its own modules only
 
     hold(RELOAD, RETIRE)  # children start with them held
@@ -64,6 +64,17 @@ def accept(config: Config = DEFAULT_CONFIG) -> None:
         return run_acceptor
 
     _role(config, "accept", find)
+
+
+def judge(config: Config = DEFAULT_CONFIG) -> None:
+    """Run the judge: asks the language model of [judge] about text that nobody knows, for workers without a network."""
+
+    def find() -> Role:
+        from dicomnode.judging import run_judge  # noqa: PLC0415
+
+        return run_judge
+
+    _role(config, "judge", find)
 
 
 def work(config: Config = DEFAULT_CONFIG) -> None:

@@ -2,9 +2,10 @@
 
 **Way** As nginx does it. The master holds the listening socket, the approved configuration (`snapshot.py`) and the table of
 seats, and hands them to its children: `scp.acceptors` times ``accept``, `work.workers` times ``work``, one ``send``, one
-``keep``, or those of them that ``--only`` names. Each is the same command that also runs alone. A child that ends is started
-again, after a pause that doubles while it keeps dying young; one that shows no progress in its time is killed. SIGTERM drains:
-the acceptors first, so that nothing new comes, then the others. SIGHUP reloads (`reload.py`).
+``keep``, one ``judge`` where a model is asked, or those of them that ``--only`` names. Each is the same command that also
+runs alone. A child that ends is started again, after a pause that doubles while it keeps dying young; one that shows no
+progress in its time is killed. SIGTERM drains: the acceptors first, so that nothing new comes, then the others, last the
+judge. SIGHUP reloads (`reload.py`).
 
 **Fails** Before the node was ready for the first time, a child that ends with 78 (a configuration that it cannot use) or a
 port that can never be had ends the master with 78 too. Later that is told and tried again: what runs is worth more.

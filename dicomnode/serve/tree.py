@@ -26,8 +26,8 @@ from dicomnode.serve.child import Child
 from dicomnode.settings import Settings
 from dicomnode.snapshot import Snapshot
 
-#: What brings work in comes first, and is drained first.
-ROLES = ("accept", "work", "send", "keep")
+#: What brings work in comes first, and is drained first; the judge starts before the workers that ask it, and ends after them.
+ROLES = ("accept", "judge", "work", "send", "keep")
 #: A child that lived this long starts afresh without a pause, seconds.
 GROWN_UP_S = 10.0
 FIRST_PAUSE_S = 0.1
@@ -68,7 +68,8 @@ class Place:
 
 def wanted(settings: Settings, role: str) -> int:
     """Give how many children of a role these settings ask for."""
-    return {"accept": settings.scp.acceptors, "work": settings.work.workers}.get(role, 1)
+    counts = {"accept": settings.scp.acceptors, "work": settings.work.workers, "judge": int(settings.asks_judge)}
+    return counts.get(role, 1)
 
 
 class Tree:
@@ -171,6 +172,8 @@ class Tree:
             term, child.end_by = RETIRE, self.now + RETIRE_S
         elif child.role == "work":
             child.end_by = self.now + settings.work.deadline_s + _GRACE_S
+        elif child.role == "judge":
+            child.end_by = self.now + settings.judge.timeout_s + _GRACE_S
         else:
             child.end_by = self.now + settings.send.timeout_s + _GRACE_S
         child.tell(term)
@@ -189,12 +192,13 @@ class Tree:
                     child.cut()
 
     def drain(self) -> None:
-        """End the acceptors, so that nothing new comes, then all the others at once."""
+        """End the acceptors, so that nothing new comes, then all the others at once, and last the judge that workers ask."""
         if self._socket is not None:
             self._socket.close()
         children = [*self.leaving, *self.joining, *(place.child for place in self.places if place.child is not None)]
-        _end([child for child in children if child.role == ROLES[0]])
-        _end([child for child in children if child.role != ROLES[0]])
+        _end([child for child in children if child.role == "accept"])
+        _end([child for child in children if child.role not in {"accept", "judge"}])
+        _end([child for child in children if child.role == "judge"])
 
     # -- systemd
     def all_ready(self) -> bool:
@@ -204,7 +208,10 @@ class Tree:
     def _tell(self) -> None:
         if not any(child.stuck for child in self._children()):
             notify.alive()
-        counts = {role: sum(place.ready for place in self.places if place.role == role) for role in self.roles}
+        filled = {place.role for place in self.places}
+        counts = {
+            role: sum(place.ready for place in self.places if place.role == role) for role in self.roles if role in filled
+        }
         status = ", ".join(f"{role} {count}" for role, count in counts.items())
         if self._told and self._socket is None:
             status += f"; {self._told}"
