@@ -17,7 +17,9 @@ from tests.peers import need
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "systemd"
-SERVICES = tuple(f"dicomnode-{role}.service" for role in ("accept", "work", "send", "keep"))
+#: Only where it is enabled: a node without a language model has no judge.
+JUDGE = "dicomnode-judge.service"
+SERVICES = (*(f"dicomnode-{role}.service" for role in ("accept", "work", "send", "keep")), JUDGE)
 ALL = ("dicomnode.target", "dicomnode.socket", *SERVICES)
 #: Drop-ins that come with the units, and the folder that each one's first line names.
 EXAMPLES = {path.stem: path for path in sorted((UNITS / "examples").glob("*.conf"))}
@@ -99,7 +101,7 @@ def test_units_are_walled_in(tmp_path: Path, examples: tuple[str, ...]) -> None:
 
 # -- what we say of them
 def test_walls_are_the_same_for_every_role() -> None:
-    """What is said of walls in one unit is said in all four; only the network differs."""
+    """What is said of walls in one unit is said in all five; only the network differs."""
     walls = {name: section(name, "# -- walls") for name in SERVICES}
     assert all(lines == walls[SERVICES[0]] for lines in walls.values())
     assert len(walls[SERVICES[0]]) > 30
@@ -107,15 +109,21 @@ def test_walls_are_the_same_for_every_role() -> None:
         net = section(name, "# -- n")
         if name == "dicomnode-send.service":
             assert net == ["RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX"]
+        elif name == JUDGE:
+            private = "localhost link-local 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
+            walls_of_judge = ["IPAddressDeny=any", f"IPAddressAllow={private}"]
+            assert net[:3] == [*walls_of_judge, "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX"]
         else:
             assert net == ["PrivateNetwork=yes", "IPAddressDeny=any", "RestrictAddressFamilies=AF_UNIX"], name
 
 
 def test_target_has_every_unit() -> None:
-    """Starting the target starts every unit, and stopping it stops every unit."""
+    """Starting the target starts every unit but the judge, which joins where it is enabled; stopping it stops every unit."""
     wants = re.search(r"^Wants=(.+)$", (UNITS / "dicomnode.target").read_text(), re.MULTILINE)
     assert wants is not None
-    assert set(wants[1].split()) == set(ALL) - {"dicomnode.target"}
+    assert set(wants[1].split()) == set(ALL) - {"dicomnode.target", JUDGE}
+    assert "\n[Install]\nWantedBy=dicomnode.target\n" in (UNITS / JUDGE).read_text()
+    assert "\nBefore=dicomnode-work.service\n" in (UNITS / JUDGE).read_text()
     for name in set(ALL) - {"dicomnode.target"}:
         assert "\nPartOf=dicomnode.target\n" in (UNITS / name).read_text(), name
     assert {path.name for path in UNITS.iterdir()} == {

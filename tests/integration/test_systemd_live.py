@@ -108,6 +108,34 @@ def test_an_instance_goes_the_whole_way(machine: Machine) -> None:
     assert modes == {"640 dicomnode dicomnode"}
 
 
+@pytest.fixture
+def judged(machine: Machine) -> Iterator[None]:
+    """The judge enabled as the README says, until the test is over."""
+    machine.shell(f"cp -r /etc/dicomnode /run/before\n{_NODE}\n{block('Redaction with a language model')}")
+    yield
+    machine.shell("""
+        systemctl disable --quiet --now dicomnode-judge.service
+        rm -r /etc/dicomnode && mv /run/before /etc/dicomnode
+        systemctl restart dicomnode-work.service
+    """)
+
+
+def test_a_judge_is_part_of_the_node_once_enabled(machine: Machine, judged: None) -> None:
+    """Its socket is the account's alone, it reaches this machine, starts and stops with the node, and ends after workers."""
+    unit = "dicomnode-judge.service"
+    assert machine.show(unit, "ActiveState") == "active"
+    found = machine.shell("stat -c '%a %U %F' /var/lib/dicomnode/judge.sock").strip()
+    assert found == "600 dicomnode socket"
+    reach = "echo | timeout 5 bash -c 'cat > /dev/tcp/127.0.0.1/11113'"
+    assert inside(machine, "judge", reach).returncode == 0
+    machine.shell("systemctl stop dicomnode.target 'dicomnode-*.service'")
+    assert machine.show(unit, "ActiveState") == "inactive"
+    times = [int(machine.show(name, "InactiveEnterTimestampMonotonic")) for name in ("dicomnode-work.service", unit)]
+    assert times == sorted(times)
+    machine.run("systemctl", "start", "dicomnode.target")
+    assert machine.show(unit, "ActiveState") == "active"
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_walls_stand(machine: Machine, role: str) -> None:
     """A service has no privilege, sees its own account's processes only, writes and runs nothing where it should not."""

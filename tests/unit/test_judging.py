@@ -278,7 +278,7 @@ class Running:
         self.stop = threading.Event()
         self._thread = threading.Thread(target=run_judge, args=(told, self.stop))
         self._thread.start()
-        wait_for(lambda: (told.node.state_dir / wire.SOCKET).exists(), 10, "the judge listens")
+        wait_for((told.node.state_dir / wire.SOCKET).exists, 10, "the judge listens")
 
     def end(self) -> None:
         """End it in order."""
