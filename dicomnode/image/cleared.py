@@ -132,6 +132,8 @@ class Coded:
     #: Elements of the Image Pixel Module that the coded frames need, by keyword; they replace those of the source.
     attributes: Mapping[str, str | int]
     make: Callable[[], Iterator[bytes]] = field(repr=False)
+    #: What was done to the code streams, for Derivation Description (0008,2111); empty when there is nothing to say.
+    derivation: str = ""
 
     def frames(self) -> Iterator[bytes]:
         """Give the frames one after the other: code streams, or native pieces that make Pixel Data when joined.

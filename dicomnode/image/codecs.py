@@ -52,6 +52,10 @@ _JPEG_LOSSLESS = frozenset(map(str, (JPEGLossless, JPEGLosslessSV1)))
 LOSSLESS = _JPEG_LOSSLESS | set(
     map(str, (JPEGLSLossless, JPEG2000Lossless, RLELossless, HTJ2KLossless, HTJ2KLosslessRPCL)),
 )
+#: Syntaxes that may lose, and the one of the same family that does not.
+LOSSLESS_OF = {f"1.2.840.10008.1.2.4.{lossy}": f"1.2.840.10008.1.2.4.{exact}" for lossy, exact in (
+    (50, 70), (51, 70), (53, 70), (55, 70), (81, 80), (91, 90), (203, 201),
+)}
 #: Syntaxes that always lose; JPEG 2000 may, its header says.
 LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81))
 #: Where pydicom repeats what its codecs say.
@@ -104,7 +108,8 @@ def decode(raw: bytes, spec: Spec, frame: int = 0) -> tuple[Array, str]:
         array, photometric = _encapsulated(raw, spec)
         if array.shape != _shape(spec):
             raise Undecodable("a frame has another size than the header says")
-        return _settle(array, spec), photometric
+        # Its values are at full size, however they were stored.
+        return _settle(array, spec), "YBR_FULL" if photometric == "YBR_FULL_422" else photometric
 
 
 @contextmanager
@@ -211,6 +216,22 @@ def _settle(array: Array, spec: Spec) -> Array:
             return array
     settled = (array << above) >> above
     return settled >> low << low if low else settled
+
+
+def black(spec: Spec, photometric: str) -> tuple[float, ...]:
+    """Give the value that shows as black, one for each sample, of integers that are no index of a palette.
+
+    ``photometric`` is that of the values.
+    """
+    low = 0 if spec.encapsulated else spec.high_bit + 1 - spec.bits_stored
+    least = -(1 << (spec.bits_stored - 1)) if spec.signed else 0
+    most = least + (1 << spec.bits_stored) - 1
+    if spec.samples == 1:
+        return ((most if photometric == "MONOCHROME1" else least) << low,)
+    half = 1 << (spec.bits_stored - 1)
+    if photometric.startswith("YBR_PARTIAL"):
+        return (16 << (spec.bits_stored - 8), half, half)
+    return (0, half, half) if photometric.startswith("YBR") else (0, 0, 0)
 
 
 def may_stray(spec: Spec) -> bool:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from dicomnode.errors import Undecodable
-from dicomnode.image import codecs, render
+from dicomnode.image import codecs, jpeg, render
+from dicomnode.image.blocks import Blocks
 from dicomnode.image.file import Parsed, guard, parse
 from dicomnode.image.frames import Frames, index
 from dicomnode.image.spec import Spec, spec
@@ -47,6 +48,7 @@ class Image:
         self._frames: Frames | None = None
         self._last: tuple[int, NDArray[Any], str] | None = None
         self._raw: tuple[int, bytes] | None = None
+        self._blocked: tuple[int, Blocks | None] | None = None
         self._made: dict[Callable[..., Any], Any] = {}
         #: What intake said of the instance; None for a file outside the node.
         self.instance = instance
@@ -81,6 +83,7 @@ class Image:
     def forget(self) -> None:
         """Let go of what was made by `once`; the last frame stays, for what comes next asks for it again."""
         self._made.clear()
+        self._blocked = None
 
     @property
     def dataset(self) -> Dataset:
@@ -155,10 +158,13 @@ class Image:
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Rows and columns of the smallest rectangle that can change alone, from the top left pixel: what is blanked is made
-        of such cells (`fit`).
+        """Rows and columns of the rectangles, counted from the top left pixel, of which a place to be blanked is made, at the
+        most: `fit` gives what it takes at one place.
         """
-        return (1, 2) if self._spec is not None and self._spec.subsampled else (1, 1)
+        if self._spec is None:
+            return 1, 1
+        found = self._blocks(0)
+        return found.cell if found is not None else (1, 2 if self._spec.subsampled else 1)
 
     def fit(self, index: int, place: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         """Give the smallest rectangle around a place of frame ``index`` that can be blanked with no pixel outside it changing.
@@ -179,10 +185,22 @@ class Image:
         """
         if not 0 <= index < self.frames:
             raise Undecodable("there is no such frame")
-        (down, across), (x, y, w, h) = self.cells, place
-        left, top = max(0, x) // across * across, max(0, y) // down * down
-        right, bottom = -(-(x + w) // across) * across, -(-(y + h) // down) * down
-        return left, top, min(self.columns, right) - left, min(self.rows, bottom) - top
+        found = self._blocks(index)
+        if found is not None:
+            return found.fit(place)
+        x, y, w, h = place
+        left, top, right, bottom = max(0, x), max(0, y), min(self.columns, x + w), min(self.rows, y + h)
+        if self.spec.subsampled:
+            left, right = left // 2 * 2, -(-right // 2) * 2
+        return left, top, max(0, right - left), max(0, bottom - top)
+
+    def _blocks(self, index: int) -> Blocks | None:
+        """The blocks of a frame of which some can be blanked in the code stream; None for all other frames."""
+        if self.transfer_syntax_uid not in jpeg.SYNTAXES:
+            return None
+        if self._blocked is None or self._blocked[0] != index:
+            self._blocked = index, jpeg.taken(self.raw_frame(index), self.spec)
+        return self._blocked[1]
 
     def raw_frame(self, index: int) -> bytes:
         """Give frame ``index`` as it is stored: native cells, or the joined fragments of its code stream."""

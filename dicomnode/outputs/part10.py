@@ -33,6 +33,8 @@ from dicomnode.image.file import guard
 _TAGS = {"OF": (0x7FE0, 0x0008), "OD": (0x7FE0, 0x0009)}
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _LIMIT = 0xFFFFFFFE
+#: Characters of a short text (ST).
+_ST_MAX = 1024
 
 
 def write(stream: BinaryIO, dataset: Dataset, coded: Coded) -> None:
@@ -48,6 +50,9 @@ def write(stream: BinaryIO, dataset: Dataset, coded: Coded) -> None:
     head.update(dataset)
     for keyword, value in coded.attributes.items():
         setattr(head, keyword, value)
+    if coded.derivation:
+        said = [str(head.get("DerivationDescription") or ""), coded.derivation]
+        head.DerivationDescription = "; ".join(filter(None, said))[-_ST_MAX:]
     _write_meta(stream, head, syntax)
     body: Any = _Deflating(stream) if syntax == DeflatedExplicitVRLittleEndian else stream
     order = ">" if syntax == ExplicitVRBigEndian else "<"

@@ -1,32 +1,40 @@
 """The plain lossless coder: from redacted frames to the bytes of pixel data.
 
 **Way** Values are never changed beyond what redaction blanked, and no stored code stream leaves as it came: it may carry
-comments, further streams or bits that nobody looked at. Lossless syntaxes are coded anew from the values (RLE, JPEG Lossless,
-JPEG-LS, JPEG 2000, High-Throughput JPEG 2000) and decoded for proof; a lossy JPEG in which nothing was blanked is rebuilt of
-what its decoder needs (`image.jpeg`); the decoded values of all else become native Explicit VR Little Endian. Native pixel
-data keep their syntax when nothing was blanked. Frames are made one at a time, while they are written.
+comments, further streams or bits that nobody looked at. Native pixel data keep their syntax and layout. Lossless syntaxes are
+coded anew from the values (RLE, JPEG Lossless, JPEG-LS, JPEG 2000, High-Throughput JPEG 2000) and decoded for proof. A DCT
+JPEG is written again of what its decoder needs, the blocks of blanked places black (`image.jpeg`), and stays what it is. Where
+that cannot be proved, and for all other lossy syntaxes, the decoded values are stored in the lossless syntax of the same
+family, or where that cannot hold them, as native Explicit VR Little Endian. Frames are made one at a time, while they are
+written.
 
 **Fails** `StageFailed` when an encoded frame does not decode to the values that went in, or a frame was not looked at;
 `Undecodable` as `Image.frame` has it. Both may come while the frames are made.
 
 **Standard** PS3.5 section 8 and Annex A; PS3.3 C.7.6.3.
 
-**Limits** A lossy source that becomes native grows: its decoded values are stored, which loses nothing further.
+**Limits** A lossy source that is stored without loss grows by a factor of about five; nothing further is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicomnode.errors import StageFailed, Undecodable
-from dicomnode.image import Coded, Redacted, codecs, jpeg
+from dicomnode.errors import StageFailed, Undecodable, UnsupportedTransferSyntax
+from dicomnode.image import Coded, Image, Redacted, codecs, jpeg
 from dicomnode.image.spec import Spec
 
 _FLOATS = {32: "OF", 64: "OD"}
+#: Derivation Description (0008,2111) of what a place was blanked in, and of values that are stored in another syntax.
+_IN_COEFFICIENTS = "Blanked in the coefficients of the JPEG, nothing coded anew"
+_DECODED = "Decoded from lossy compression and stored without further loss"
 
 
 class Encode:
@@ -43,32 +51,36 @@ class Encode:
             The first frame of an image that was blanked does not decode.
         """
         image = redacted.image
-        described = image.spec
+        described, syntax = image.spec, image.transfer_syntax_uid
         stored: dict[str, str | int] = {"PhotometricInterpretation": image.photometric}
         if redacted.seen is not None:
             # Some frames only, for a capture: it takes them from `redacted`, and no image can be made of the rest.
-            return _coded(redacted, str(ExplicitVRLittleEndian), image.photometric, stored, partial(_native, redacted))
-        if not described.encapsulated and not redacted.touched:
-            return _coded(redacted, image.transfer_syntax_uid, image.photometric, stored, partial(_native, redacted))
-        if not redacted.touched and _can_be_rebuilt(redacted):
-            return _coded(redacted, image.transfer_syntax_uid, image.photometric, stored, partial(_rebuilt, redacted))
-        photometric = image.decoded_photometric()
-        attributes: dict[str, str | int] = {"PhotometricInterpretation": photometric}
+            return _coded(redacted, str(ExplicitVRLittleEndian), stored, partial(_native, redacted))
+        if not described.encapsulated:
+            return _coded(redacted, syntax, stored, partial(_native, redacted))
+        if syntax in jpeg.SYNTAXES and _are_whole(redacted):
+            derivation = _IN_COEFFICIENTS if redacted.touched else ""
+            return _coded(redacted, syntax, stored, partial(_streams, redacted), derivation)
+        attributes: dict[str, str | int] = {
+            "PhotometricInterpretation": image.decoded_photometric(), "HighBit": described.bits_stored - 1,
+        }
         if described.samples > 1:
-            attributes["PlanarConfiguration"] = 0 if described.encapsulated else described.planar
-        if image.transfer_syntax_uid in codecs.LOSSY:
+            attributes["PlanarConfiguration"] = 0
+        if syntax in codecs.LOSSY:
             attributes["LossyImageCompression"] = "01"
-        if described.encapsulated:
-            attributes["HighBit"] = described.bits_stored - 1
-        if described.encapsulated and image.transfer_syntax_uid in codecs.LOSSLESS and 8 <= described.bits_allocated <= 32:
-            return _coded(redacted, image.transfer_syntax_uid, photometric, attributes, partial(_lossless, redacted))
-        if described.subsampled:
-            photometric = attributes["PhotometricInterpretation"] = described.photometric
-        return _coded(redacted, str(ExplicitVRLittleEndian), photometric, attributes, partial(_native, redacted, little=True))
+        whole = 8 <= described.bits_allocated <= 32
+        if whole and syntax in codecs.LOSSLESS:
+            return _coded(redacted, syntax, attributes, partial(_lossless, redacted, described))
+        exact = replace(described, transfer_syntax_uid=codecs.LOSSLESS_OF.get(syntax, ""))
+        if whole and exact.transfer_syntax_uid and _holds(image, exact):
+            return _coded(redacted, exact.transfer_syntax_uid, attributes, partial(_lossless, redacted, exact), _DECODED)
+        derivation = _DECODED if exact.transfer_syntax_uid else ""
+        return _coded(redacted, str(ExplicitVRLittleEndian), attributes, partial(_native, redacted), derivation)
 
 
 def _coded(
-    redacted: Redacted, syntax: str, photometric: str, attributes: dict[str, str | int], make: partial[Iterator[bytes]]
+    redacted: Redacted, syntax: str, attributes: dict[str, str | int], make: Callable[[], Iterator[bytes]],
+    derivation: str = "",
 ) -> Coded:
     described = redacted.image.spec
     encapsulated = described.encapsulated and syntax != ExplicitVRLittleEndian
@@ -76,47 +88,48 @@ def _coded(
     vr = "OB" if encapsulated or described.bits_allocated <= 8 else "OW"
     if described.real:
         vr = _FLOATS[described.bits_allocated]
-    return Coded(redacted, syntax, photometric, encapsulated, vr, attributes, make)
+    photometric = str(attributes["PhotometricInterpretation"])
+    return Coded(redacted, syntax, photometric, encapsulated, vr, attributes, make, derivation)
 
 
-def _can_be_rebuilt(redacted: Redacted) -> bool:
-    """Say whether every frame is a JPEG that holds what it shows and nothing else, once it is rebuilt."""
+def _are_whole(redacted: Redacted) -> bool:
+    """Prove that every frame can stay a JPEG, with its blanked places black."""
     image = redacted.image
-    if image.transfer_syntax_uid not in jpeg.SYNTAXES:
-        return False
-    return all(jpeg.is_whole(image.raw_frame(number), image.spec) for number in range(image.frames))
+    return all(jpeg.is_whole(image.raw_frame(n), image.spec, _mask(redacted, n)) for n in range(image.frames))
 
 
-def _rebuilt(redacted: Redacted) -> Iterator[bytes]:
+def _streams(redacted: Redacted) -> Iterator[bytes]:
     image = redacted.image
     for number in range(image.frames):
-        stream = jpeg.rebuilt(image.raw_frame(number), image.spec)
+        stream = jpeg.rebuilt(image.raw_frame(number), image.spec, _mask(redacted, number))
         if stream is None:
-            raise StageFailed("encode: a code stream cannot be rebuilt")
+            raise StageFailed("encode: a code stream cannot be written again")
         yield stream
 
 
-def _native(redacted: Redacted, *, little: bool = False) -> Iterator[bytes]:
+def _mask(redacted: Redacted, number: int) -> NDArray[np.bool_] | None:
+    regions = redacted.regions_of(number)
+    if not regions:
+        return None
+    mask = np.zeros((redacted.image.rows, redacted.image.columns), bool)
+    for r in regions:
+        mask[r.y : r.y + r.h, r.x : r.x + r.w] = True
+    return mask
+
+
+def _native(redacted: Redacted) -> Iterator[bytes]:
     """Native frames: as stored where nothing was changed, else packed in the source's layout."""
     image, described = redacted.image, redacted.image.spec
     if described.bits_allocated == 1:
         yield from _single_bits(redacted)
         return
-    layout = _little_endian(described) if little else described
     for number in range(image.frames):
         redacted.need(number)
-        stored = not redacted.regions_of(number) and layout is described and not described.encapsulated
+        stored = not redacted.regions_of(number) and not described.encapsulated
         if stored and not image.has_strays(number):
             yield image.raw_frame(number)
         else:
-            yield codecs.pack(redacted.frame(number), layout)
-
-
-def _little_endian(described: Spec) -> Spec:
-    """The same layout in Little Endian."""
-    if described.little:
-        return described
-    return Spec(**{name: getattr(described, name) for name in Spec.__slots__} | {"little": True})
+            yield codecs.pack(redacted.frame(number), described)
 
 
 def _single_bits(redacted: Redacted) -> Iterator[bytes]:
@@ -131,17 +144,25 @@ def _single_bits(redacted: Redacted) -> Iterator[bytes]:
         yield np.packbits(rest, bitorder="little").tobytes()
 
 
-def _lossless(redacted: Redacted) -> Iterator[bytes]:
-    """Frames encoded from their values, and decoded again for proof."""
-    image, described = redacted.image, redacted.image.spec
-    for number in range(image.frames):
-        values = redacted.frame(number)
-        photometric = image.decoded_photometric(number)
-        try:
-            stream = codecs.encode(values, described, photometric)
-            again, _ = codecs.decode(stream, described, number)
-        except Undecodable:
-            raise StageFailed("encode: a frame cannot be encoded in its own syntax") from None
-        if not np.array_equal(again, values):
+def _lossless(redacted: Redacted, described: Spec) -> Iterator[bytes]:
+    """Frames encoded from their values in the syntax of ``described``, and decoded again for proof."""
+    for number in range(redacted.image.frames):
+        stream = _exact(redacted.frame(number), described, redacted.image.decoded_photometric(number))
+        if stream is None:
             raise StageFailed("encode: a frame does not decode to the values that went in")
         yield stream
+
+
+def _exact(values: NDArray[Any], described: Spec, photometric: str) -> bytes | None:
+    """Encode a frame without loss; None when it cannot be, or does not decode to the values that went in."""
+    try:
+        stream = codecs.encode(values, described, photometric)
+        again, _ = codecs.decode(stream, described)
+    except (Undecodable, UnsupportedTransferSyntax):
+        return None
+    return stream if np.array_equal(again, values) else None
+
+
+def _holds(image: Image, described: Spec) -> bool:
+    """Say whether a syntax can hold the values of an image, by its first frame."""
+    return _exact(image.frame(0), described, image.decoded_photometric()) is not None

@@ -6,22 +6,27 @@ from io import BytesIO
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import pytest
 from openjpeg.utils import encode_array
 from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
-from dicomnode.errors import StageFailed
+from dicomnode.errors import StageFailed, UnsupportedTransferSyntax
 from dicomnode.image import Image, Redacted, codecs
 from dicomnode.outputs import part10
 from dicomnode.records import Region
@@ -60,7 +65,7 @@ def holds(redacted: Redacted, written: Image, before: list[Any]) -> None:
 @pytest.mark.parametrize("kind", ["u8", "u12", "u16", "i16", "m1", "rgb", "ybr"])
 @pytest.mark.parametrize("syntax", [*NATIVE, RLELossless, JPEGLSLossless, JPEG2000Lossless, "1.2.840.10008.1.2.4.201"])
 def test_values_outside_the_region_are_exact(kind: str, syntax: str) -> None:
-    """In every layout and lossless syntax only the region changes; native ones become Explicit VR Little Endian."""
+    """In every layout, and native or lossless syntax, only the region changes and the syntax stays."""
     values, described = pictures.burned(kind)
     frames = np.stack([values, np.roll(values, 9, 0), values[::-1]])
     ds = pictures.dataset(frames, frames=3, **described)
@@ -75,7 +80,8 @@ def test_values_outside_the_region_are_exact(kind: str, syntax: str) -> None:
     redacted = blanked(image)
     written = again(redacted)
     holds(redacted, written, list(frames))
-    assert written.transfer_syntax_uid == (ExplicitVRLittleEndian if syntax in NATIVE else syntax)
+    assert written.transfer_syntax_uid == syntax
+    assert written.photometric == described["photometric"]
 
 
 @pytest.mark.parametrize("planar", [0, 1])
@@ -124,20 +130,51 @@ def test_black_fits_the_photometric_interpretation() -> None:
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_lossy_sources_keep_their_decoded_values(colour: bool) -> None:
-    """A blanked JPEG becomes native; outside the region its values are those that the JPEG decodes to."""
+@pytest.mark.parametrize(("syntax", "becomes"), [
+    (JPEG2000, JPEG2000Lossless), (JPEGLSNearLossless, JPEGLSLossless), (HTJ2K, HTJ2KLossless),
+    ("1.2.840.10008.1.2.4.55", JPEGLosslessSV1),
+])  # fmt: skip
+def test_lossy_sources_keep_their_decoded_values(syntax: str, becomes: str, colour: bool) -> None:
+    """What is not blanked in its code stream is stored in the lossless syntax of its family, as it decodes, and says so."""
     values, _ = pictures.burned("rgb" if colour else "u8")
-    done, stream = cv2.imencode(".jpg", values, [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert done
-    ds = pictures.dataset(values, "YBR_FULL_422" if colour else "MONOCHROME2", LossyImageCompression="01")
-    image = pictures.image(pictures.encapsulated(ds, [stream.tobytes()], JPEGBaseline8Bit))
+    values = values.copy()
+    values[..., -1] //= 2
+    if syntax == JPEG2000:
+        stream = imagecodecs.jpeg2k_encode(values, level=30, reversible=False, mct=False, codecformat="j2k")
+    elif syntax == JPEGLSNearLossless:
+        stream = imagecodecs.jpegls_encode(values, level=3)
+    elif syntax == HTJ2K:
+        stream = imagecodecs.htj2k_encode(values, reversible=False, rgb=False if colour else None)
+    else:
+        stream = cv2.imencode(".jpg", values, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    photometric = ("YBR_FULL" if syntax.endswith("55") else "RGB") if colour else "MONOCHROME2"
+    ds = pictures.dataset(values, photometric, LossyImageCompression="01", LossyImageCompressionRatio=9)
+    image = pictures.image(pictures.encapsulated(ds, [stream], syntax))
+    if colour and syntax.endswith("55"):
+        with pytest.raises(UnsupportedTransferSyntax):
+            image.frame(0)
+        return
     before = image.frame(0).copy()
-    redacted = blanked(image, Region(0, 40, 30, 50, 20, "date"))
+    redacted = blanked(image, Region(0, 41, 31, 50, 20, "date"))
+    written = again(redacted)
+    assert written.transfer_syntax_uid == becomes
+    assert written.photometric == photometric
+    assert (written.dataset.LossyImageCompression, written.dataset.LossyImageCompressionRatio) == ("01", 9)
+    assert "without further loss" in written.dataset.DerivationDescription
+    holds(redacted, written, [before])
+
+
+def test_what_no_codec_of_the_family_holds_becomes_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the lossless syntax cannot hold the values, they are stored as they are."""
+    values, _ = pictures.burned("u8")
+    image = pictures.image(pictures.encapsulated(
+        pictures.dataset(values), [imagecodecs.jpeg2k_encode(values, codecformat="j2k")], JPEG2000,
+    ))
+    redacted = blanked(image, Region(0, 1, 1, 3, 3, "date"))
+    monkeypatch.setattr(codecs, "encode", lambda *_given: b"")
     written = again(redacted)
     assert written.transfer_syntax_uid == ExplicitVRLittleEndian
-    holds(redacted, written, [before])
-    if colour:
-        assert np.abs(written.picture(0)[100:].astype(int) - values[100:, :, ::-1]).mean() < 6
+    holds(redacted, written, [values])
 
 
 @pytest.mark.parametrize("syntax", sorted(codecs.LOSSLESS))
@@ -199,8 +236,8 @@ def test_a_lossy_jpeg_is_rebuilt_of_what_is_needed(colour: bool, before: bytes, 
     holds(redacted, again(redacted), [image.frame(0)])
 
 
-def test_a_jpeg_that_may_hide_something_becomes_native() -> None:
-    """Bytes behind the last block of a scan, and a picture beyond the edge, are not carried on: the values are stored."""
+def test_a_jpeg_that_may_hide_something_is_not_carried_on() -> None:
+    """Bytes behind the last block of a scan are left out; with a picture beyond the edge, the values are stored."""
     values, _ = pictures.burned("u8")
     wide = np.zeros((248, 384), np.uint8)
     wide[:] = 20
@@ -211,12 +248,12 @@ def test_a_jpeg_that_may_hide_something_becomes_native() -> None:
     done, made = cv2.imencode(".jpg", wide)
     assert done
     cropped = made.tobytes().replace(struct.pack(">HH", 248, 384), struct.pack(">HH", 241, 384), 1)
-    for data, shape in ((hidden, values), (cropped, wide[:241])):
+    for data, shape, syntax in ((hidden, values, JPEGBaseline8Bit), (cropped, wide[:241], JPEGLosslessSV1)):
         image = jpeg_image(data, shape, "MONOCHROME2")
         redacted = Redacted(image, (), "test", (0,))
         coded = Encode()(redacted)
-        assert coded.transfer_syntax_uid == ExplicitVRLittleEndian
-        assert coded.attributes["LossyImageCompression"] == "01"
+        assert coded.transfer_syntax_uid == syntax
+        assert ("LossyImageCompression" in coded.attributes) == (syntax == JPEGLosslessSV1)
         assert SECRET not in b"".join(coded.frames())
         holds(redacted, again(redacted), [image.frame(0)])
 

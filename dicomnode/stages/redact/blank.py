@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.pixels.processing import apply_color_lut
 
-from dicomnode.image import Image
+from dicomnode.image import Image, codecs
 from dicomnode.image.file import guard
 from dicomnode.records import Region
 from dicomnode.stages.redact.lines import Box
@@ -101,15 +101,7 @@ def black(image: Image) -> tuple[float, ...]:
         values = image.frame(0)
         finite = values[np.isfinite(values)]
         return (float(finite.min()) if finite.size else 0.0,)
-    low = 0 if spec.encapsulated else spec.high_bit + 1 - spec.bits_stored
-    least = -(1 << (spec.bits_stored - 1)) if spec.signed else 0
-    most = least + (1 << spec.bits_stored) - 1
-    if spec.samples == 1:
-        return ((most if photometric == "MONOCHROME1" else least) << low,)
-    half = 1 << (spec.bits_stored - 1)
-    if photometric.startswith("YBR_PARTIAL"):
-        return (16 << (spec.bits_stored - 8), half, half)
-    return (0, half, half) if photometric.startswith("YBR") else (0, 0, 0)
+    return codecs.black(spec, photometric)
 
 
 def _darkest(image: Image) -> int:
