@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from dicomnode.certificate.record import Area
 from dicomnode.image import Image, codecs
+from dicomnode.image.blocks import inner
 
 Array = NDArray[Any]
 
@@ -54,6 +55,8 @@ class Frames:
     #: What stands in the regions, one value for each sample, and how far from it a decoded value may lie.
     blank: Sequence[float]
     near: float = 0.0
+    #: Columns and rows at the edge of what is blanked in which it need not stand.
+    rim: int = 0
     #: False where the digest of the original is not wanted.
     source: bool = True
     faults: list[Fault] = field(default_factory=list)
@@ -103,14 +106,14 @@ class Frames:
         if not np.array_equal(_bits(kept), _bits(after[outside] if own else after)):
             row, column = _first(_pixels(_bits(before) != _bits(after)) & outside)
             self._note("outside", "a pixel outside of the regions has another value", number, row, column)
-        self._inside(after, own, number)
+        self._inside(after, own, inner(~outside, self.rim, self.rim), number)
 
-    def _inside(self, after: Array, own: Sequence[Area], number: int) -> None:
+    def _inside(self, after: Array, own: Sequence[Area], inside: Array, number: int) -> None:
         """Every value in a region is the blank one."""
         black = np.asarray(self.blank if after.ndim == 3 else self.blank[0], np.float64)
         for area in own:
-            part = after[area.y : area.y + area.h, area.x : area.x + area.w]
-            apart = _pixels(np.abs(part.astype(np.float64) - black) > self.near)
+            place = slice(area.y, area.y + area.h), slice(area.x, area.x + area.w)
+            apart = _pixels(np.abs(after[place].astype(np.float64) - black) > self.near) & inside[place]
             if apart.any():
                 row, column = _first(apart)
                 self._note("inside", "a pixel inside of a region is not blank", number, area.y + row, area.x + column)

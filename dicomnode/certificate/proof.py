@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dicomnode.certificate import NEAR
+from dicomnode.certificate import NEAR, rim
 from dicomnode.certificate.frames import Fault, Frames
 from dicomnode.certificate.record import Area, Certificate, digest, read, seal
 from dicomnode.errors import Undecodable
@@ -85,7 +85,8 @@ def prove(
     faults = [*_itself(plain, key), *_around(original, result, certificate)]
     if any(fault.check in ("size", "regions") for fault in faults):
         return faults
-    looked = Frames(original, result, certificate.regions, certificate.blank, NEAR[certificate.coding]).look(progress)
+    coding, edge = certificate.coding, rim(certificate.coding, certificate.samples)
+    looked = Frames(original, result, certificate.regions, certificate.blank, NEAR[coding], edge).look(progress)
     faults += looked.faults
     if certificate.source is not None and looked.source_pixels != certificate.source.pixels:
         faults.append(Fault("original", "the certificate was made of another original"))

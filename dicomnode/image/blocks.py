@@ -10,7 +10,7 @@ the others 0. The bits of every other block are copied.
 
 **Standard** ISO/IEC 10918-1 Annex A (blocks, units, sampling factors).
 
-**Limits** Sequential Huffman streams of 1 or 3 components, the first of which is not subsampled.
+**Limits** Sequential Huffman streams of 1 or 3 components, the first of which is not subsampled, the others by 2 at most.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ Array = NDArray[Any]
 #: x, y, width and height.
 Place = tuple[int, int, int, int]
 _SIDE = 8
+#: The largest factor of subsampling; colour is drawn out by half of it.
+_DRAWN_OUT = 2
+#: Columns and rows at the edge of a blanked place of colours that need not be black: colour is drawn out on either side.
+RIM = _DRAWN_OUT
 #: Bits of a coefficient beyond those of a sample; the direct-current one is eight times a sample's mean.
 _MORE_BITS = 2
 
@@ -88,6 +92,10 @@ class Blocks:
         first = components[0]
         if not taken.sequential or (first.across, first.down) != most or any(
             most[0] % one.across or most[1] % one.down for one in components
+        ):
+            raise NotKnown
+        if most[0] > _DRAWN_OUT * min(one.across for one in components) or most[1] > _DRAWN_OUT * min(
+            one.down for one in components
         ):
             raise NotKnown
         self._scans: list[Scan] = []
@@ -183,15 +191,19 @@ class Blocks:
     def core(self, mask: Array) -> Array:
         """Give a mask without the columns and rows at its edge into which the colour of blocks is drawn out."""
         across, down = (max(plane.reach[i] for plane in self._planes) for i in (0, 1))
-        core = mask.copy()
-        for axis, count in ((1, across), (0, down)):
-            for _ in range(count):
-                ahead, behind = np.roll(core, 1, axis), np.roll(core, -1, axis)
-                # What lies beyond the frame is not outside.
-                np.moveaxis(ahead, axis, 0)[0] = True
-                np.moveaxis(behind, axis, 0)[-1] = True
-                core &= ahead & behind
-        return core
+        return inner(mask, across, down)
+
+
+def inner(mask: Array, across: int, down: int) -> Array:
+    """Give a mask of a frame without so many columns and rows at its edge; what lies beyond the frame is not outside."""
+    core = mask.copy()
+    for axis, count in ((1, across), (0, down)):
+        for _ in range(count):
+            ahead, behind = np.roll(core, 1, axis), np.roll(core, -1, axis)
+            np.moveaxis(ahead, axis, 0)[0] = True
+            np.moveaxis(behind, axis, 0)[-1] = True
+            core &= ahead & behind
+    return core
 
 
 def _members(header: bytes, components: Sequence[Component]) -> dict[int, int]:
