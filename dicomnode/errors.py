@@ -11,7 +11,7 @@
         PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · StoreFailed ·
         LeaseLost · SiblingActive · QueueUnavailable (QueueDamaged) · CannotListen
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
-        Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain · PixelsDiffer · ContentDiffers
+        Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain (TextLeft) · PixelsDiffer · ContentDiffers
         BodyPartUncertain · TagDisagrees · DiedThrice · NoPresentationContext · RefusedByPeer · AssociationRejected
         ReleaseRefused · FileMissing
       Expired                a person; the lifetime of a delivery was reached
@@ -235,6 +235,12 @@ class RedactionUncertain(Permanent):
     """Text in the pixels cannot be judged; held for review and never released by a retry."""
 
     code = "redaction_uncertain"
+
+
+class TextLeft(RedactionUncertain):
+    """After blanking, a second look at the pixels still found text that identifies; held for review like all uncertainty."""
+
+    code = "text_left_after_blanking"
 
 
 class PixelsDiffer(Permanent):

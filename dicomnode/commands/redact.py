@@ -6,7 +6,7 @@ peer would get, or with ``--pixels-only`` the source with blanked pixels under i
 **Fails** A file that cannot be vouched for is not written to DST; its line in the report says why it is held.
 
 **Limits** Pseudonyms and UIDs are made for one call: two calls give one patient two tokens. ``--pixels-only`` leaves every
-identifying attribute, and the SOP Instance UID, as they are.
+identifying attribute, and the SOP Instance UID, as they are; beside the pixels only what says what was done to them is written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dicomnode.commands.grouping import PLAIN, WithPlain
 from dicomnode.commands.verify_redaction import verify
 from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
-from dicomnode.outputs import Material, NodeFacts, deidentified, part10
+from dicomnode.outputs import Material, NodeFacts, deidentified, part10, shell
 from dicomnode.records import UNCERTAIN, Instance, Region, Route
 from dicomnode.stages.encode import Encode
 from dicomnode.stages.redact import Redact
@@ -123,7 +123,10 @@ class _Redactor:
             try:
                 with draft.open("wb") as out:
                     if self._pixels_only:
-                        part10.write(out, redacted.clean_dataset(), coded)
+                        dataset = redacted.clean_dataset()
+                        with shell.guard("deidentified"):
+                            deidentified.say(dataset, redacted)
+                        part10.write(out, dataset, coded)
                     else:
                         deidentified.build(self._material(instance, image, coded, stream)).write(out)
                 with draft.open("rb") as made:

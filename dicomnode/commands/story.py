@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from dicomnode.errors import BodyPartUncertain, DicomNodeError, DiedThrice, RedactionUncertain, TagDisagrees
+from dicomnode.errors import BodyPartUncertain, DicomNodeError, DiedThrice, RedactionUncertain, TagDisagrees, TextLeft
 from dicomnode.keeper.ledger import deliveries_of
 from dicomnode.settings import Peer
 
@@ -62,7 +62,7 @@ _BY_KEEPER = frozenset({
     _WORK["", "quarantine"], _WORK[None, "removed"], _SENT[None, "removed"], _SENT[None, "expired"],
 })
 #: Reasons for which a person's look is what is wanted; all others are tried again once mended.
-_RELEASED = frozenset({RedactionUncertain.code, BodyPartUncertain.code, TagDisagrees.code})
+_RELEASED = frozenset({RedactionUncertain.code, TextLeft.code, BodyPartUncertain.code, TagDisagrees.code})
 #: Instance states in which nobody need do anything, and what is awaited.
 _NEXT = {
     "waiting": "waits for a worker", "active": "is being worked", "deferred": "is worked again when due",

@@ -5,7 +5,7 @@ syntax its frames are written and makes them one after the other.
 
 **Fails** `StageFailed` for a frame that was not looked at; what `Image` raises.
 
-**Standard** PS3.15 E.3.1 (Clean Pixel Data Option, which is not claimed), PS3.3 C.7.6.3.
+**Standard** PS3.15 E.3.1 (Clean Pixel Data Option), PS3.3 C.7.6.3.
 
 **Limits** What was not found by detection may still stand in the pixels.
 """
@@ -67,6 +67,13 @@ class Redacted:
     def regions_of(self, index: int) -> tuple[Region, ...]:
         """Rectangles of one frame that are blanked in its pixels; those of overlay planes are not."""
         return self._by_frame.get(index, ())
+
+    @property
+    def clean(self) -> bool:
+        """True when all that can be had from here was looked at, text that nobody knows counted as identifying, and a second
+        look at the blanked pixels found nothing left.
+        """
+        return self.strict and self.means is not None and self.means.second_look == "clean"
 
     @property
     def touched(self) -> bool:

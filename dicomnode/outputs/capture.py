@@ -63,7 +63,9 @@ def make(
     with shell.guard(kind):
         ds = shell.new(material, kind, str(SecondaryCaptureImageStorage), "OT")
         _general(ds, material, description)
-        # Burned In Annotation is left out: detection finds horizontal text only, so NO cannot be vouched for.
+        # Else it is left out: nobody can say. The caption identifies no one.
+        if redacted.clean:
+            ds.BurnedInAnnotation = "NO"
         lossy(ds, material)
         _pixels(ds, draw(material, redacted))
         return shell.finish(material, kind, ds)

@@ -6,10 +6,11 @@ frames are written one by one when the output is (`part10`).
 **Fails** `StageFailed` when there are no coded pixels or the object cannot be made; `RedactionUncertain` when the pixels of
 an image were neither redacted in strict mode nor released by a person and the image is for outside.
 
-**Standard** PS3.15 Annex E (E.1.1), PS3.3 C.12.1, C.7.1.1.
+**Standard** PS3.15 Annex E (E.1.1, E.3.1), CID 7050 and 7203; PS3.3 C.12.1, C.7.1.1, C.7.6.1.
 
-**Limits** It claims neither the Basic Application Level Confidentiality Profile nor the Clean Pixel Data Option: detection
-finds horizontal text only, so Burned In Annotation is left out and De-identification Method says in words what was done. Dates
+**Limits** The Basic Application Level Confidentiality Profile (113100) is claimed for the header: of the attributes of PS3.15
+Table E.1-1 none leaves but emptied, replaced or derived anew. Burned In Annotation NO and the Clean Pixel Data Option (113101)
+are claimed only where redaction was strict, of every frame, and its second look clean; a person's release claims nothing. Dates
 are removed, so times between studies are lost. Modules that the IOD requires beyond image, pixel, display and geometry are
 missing: readers of pixels do not need them, validators will say so.
 """
@@ -32,6 +33,8 @@ from dicomnode.records import Output
 
 _KIND: Final = "deidentified"
 METHOD = "dicomnode attribute allow-list"
+#: Of type 2: empty where the source has none that may leave.
+_UNKNOWN = ("SeriesNumber", "InstanceNumber", "PatientOrientation")
 _EMPTY = ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber")
 
 
@@ -81,10 +84,13 @@ def _dataset(material: Material, coded: Coded) -> Dataset:
     ds.PatientName = ds.PatientID = shell.outside_patient(material.image.dataset, material)
     for keyword in _EMPTY:
         setattr(ds, keyword, None)
+    _fill(ds)
     shell.sign(ds, material)
-    _say_what_was_done(ds, redacted)
-    if redacted.touched:
-        _derived(ds)
+    ds.PatientIdentityRemoved = "YES"
+    ds.DeidentificationMethod = METHOD
+    ds.DeidentificationMethodCodeSequence = [_code("113100", "Basic Application Confidentiality Profile")]
+    ds.LongitudinalTemporalInformationModified = "REMOVED"
+    say(ds, redacted)
     return ds
 
 
@@ -103,13 +109,53 @@ def _describe(ds: Dataset, image: Image) -> None:
             setattr(ds, keyword, value)
 
 
-def _say_what_was_done(ds: Dataset, redacted: Redacted) -> None:
-    ds.PatientIdentityRemoved = "YES"
-    ds.DeidentificationMethod = [METHOD, redacted.method]
-    ds.LongitudinalTemporalInformationModified = "REMOVED"
+def _fill(ds: Dataset) -> None:
+    """Say of what general modules want that it is not known."""
+    for keyword in _UNKNOWN:
+        if keyword not in ds:
+            setattr(ds, keyword, None)
+    if "Laterality" not in ds and "ImageLaterality" not in ds:
+        ds.Laterality = None
+    if ds.get("Modality") == "CT":
+        ds.KVP = None
+    if "FrameOfReferenceUID" in ds:
+        ds.PositionReferenceIndicator = None
 
 
-def _derived(ds: Dataset) -> None:
-    """Changed pixels are derived pixels (PS3.3 C.7.6.1.1.2)."""
-    kept = list(ds.ImageType)[1:] if "ImageType" in ds and ds["ImageType"].VM > 1 else ["PRIMARY"]
-    ds.ImageType = ["DERIVED", *kept]
+def say(ds: Dataset, redacted: Redacted) -> None:
+    """Say in a header, beside what it says already, what was done to its pixels, and no more than is earned."""
+    _put(ds, "DeidentificationMethod", [*_several(ds, "DeidentificationMethod"), redacted.method])
+    if redacted.clean:
+        _put(ds, "BurnedInAnnotation", "NO")
+        _add_code(ds, "DeidentificationMethodCodeSequence", _code("113101", "Clean Pixel Data Option"))
+    if redacted.touched:
+        # Changed pixels are derived pixels (PS3.3 C.7.6.1.1.2).
+        _put(ds, "ImageType", ["DERIVED", *(_several(ds, "ImageType")[1:] or ["PRIMARY"])])
+        _add_code(ds, "DerivationCodeSequence", _code("113047", "Pixel by pixel mask"))
+
+
+def _put(ds: Dataset, keyword: str, value: object) -> None:
+    """Set an element anew: one that is there may be the source's own as well."""
+    ds.pop(keyword, None)
+    setattr(ds, keyword, value)
+
+
+def _several(ds: Dataset, keyword: str) -> list[str]:
+    """Values of an element, none when it is absent or empty."""
+    if keyword not in ds or ds[keyword].VM == 0:
+        return []
+    value = ds[keyword].value
+    return [str(one) for one in value] if ds[keyword].VM > 1 else [str(value)]
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def _add_code(ds: Dataset, keyword: str, code: Dataset) -> None:
+    """Add a code to a sequence of the data set; the items of the source stay its own."""
+    there = list(ds[keyword].value or ()) if keyword in ds and ds[keyword].VR == "SQ" else []
+    if all(item.get("CodeValue") != code.CodeValue for item in there):
+        _put(ds, keyword, [*there, code])

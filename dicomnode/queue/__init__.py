@@ -251,9 +251,9 @@ class Queue(Protocol):
         """A person has looked: an instance on hold is worked although its pixels differ, outputs held by redaction are
         made with redaction waived (next generation), a delivery on hold is sent. Gives the number of rows changed.
 
-        Redaction is waived for the reason ``redaction_uncertain`` alone, and what a rule holds for ``body_part_uncertain`` or
-        ``tag_disagrees`` is settled by it; what cannot be decoded was not looked at, so outputs held for any other reason are
-        made again under the same rules.
+        Redaction is waived for ``redaction_uncertain`` and ``text_left_after_blanking`` alone, and what a rule holds for
+        ``body_part_uncertain`` or ``tag_disagrees`` is settled by it; what cannot be decoded was not looked at, so outputs
+        held for any other reason are made again under the same rules.
         """
         ...
 

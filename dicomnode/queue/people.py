@@ -10,13 +10,15 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from dicomnode.errors import BodyPartUncertain, NotFound, RedactionUncertain, TagDisagrees
+from dicomnode.errors import BodyPartUncertain, NotFound, RedactionUncertain, TagDisagrees, TextLeft
 from dicomnode.queue.database import Database, from_db, to_db
 
 _TIMES = frozenset({"since", "due_at", "received_at", "created_at", "life_from", "at"})
 _FLAGS = frozenset({"waived", "accepted", "file_gone", "own_result", "abnormal", "told", "urgent", "settled"})
 #: What a policy of a rule holds, and a person's release settles.
 _BY_RULE = frozenset({BodyPartUncertain.code, TagDisagrees.code})
+#: What redaction holds, and a person's release waives.
+_BY_REDACTION = frozenset({RedactionUncertain.code, TextLeft.code})
 _JSON = frozenset({"stage_ms", "findings"})
 #: Columns that say nothing to people.
 _INNER = frozenset({"turn"})
@@ -163,7 +165,7 @@ def _remake(connection: sqlite3.Connection, values: Mapping[str, object], *, wai
         f"{_INSTANCES_AGAIN}, generation = generation + 1, waived = max(waived, :waived), settled = max(settled, :settled), "
         "asked = :asked, made = made - :count WHERE instance_id = :key",
         {
-            **values, "waived": int(waive and RedactionUncertain.code in reasons),
+            **values, "waived": int(waive and not _BY_REDACTION.isdisjoint(reasons)),
             "settled": int(waive and not _BY_RULE.isdisjoint(reasons)),
             "asked": json.dumps(sorted((row["kind"], row["destination"]) for row in held)), "count": len(held),
         },

@@ -34,6 +34,8 @@ needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="
 
 ROUTE_KEYS = ["path", "body_part", "probability", "probabilities", "source", "rule", "model", "models", "destinations",
               "picture", "picture_probability", "tag", "agreement", "doubt", "trust", "uncertain", "hold", "device"]
+#: What `--pixels-only` writes beside the pixels.
+SAID = ("DeidentificationMethod", "DeidentificationMethodCodeSequence", "DerivationCodeSequence", "BurnedInAnnotation")
 REGION_KEYS = {"frame", "x", "y", "w", "h", "reason"}
 REASONS = {"header-match", "date", "number", "unknown-text", "overlay"}
 FAMILY, PATIENT_ID = MARKED_NAME.split("^", maxsplit=1)[0], "QZX7741902"
@@ -202,7 +204,7 @@ def mask_of(regions: list[dict[str, Any]], shape: tuple[int, ...]) -> Any:
 
 @needs_tesseract
 def test_pixels_only_keeps_the_header(tmp_path: Path) -> None:
-    """Every element but the pixel data is as it was, the name of the patient and the UIDs too."""
+    """Every element but the pixel data, and what says what became of them, is as it was, name and UIDs of the patient too."""
     ds = marked()
     block = ds.private_block(0x0099, "QZX PRIVATE", create=True)
     block.add_new(0x01, "LO", "kept")
@@ -213,7 +215,10 @@ def test_pixels_only_keeps_the_header(tmp_path: Path) -> None:
     assert mask.any()
     np.testing.assert_array_equal(after.pixel_array[~mask], before.pixel_array[~mask])
     assert (after.pixel_array[mask] == 0).all()
-    del before.PixelData, after.PixelData
+    assert (after.ImageType[0], before.get("ImageType")) == ("DERIVED", None)
+    for keyword in ("PixelData", "ImageType", *SAID):
+        for ds in (before, after):
+            ds.pop(keyword, None)
     assert after == before
     assert after.PatientName == MARKED_NAME
     assert after.file_meta.MediaStorageSOPInstanceUID == before.SOPInstanceUID

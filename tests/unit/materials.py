@@ -161,12 +161,12 @@ def material(  # the fields of `Material` that tests change
 
 def shown(
     picture: NDArray[np.uint8] | Callable[[int], NDArray[np.uint8]], *, strict: bool = True, released: bool = False,
-    regions: tuple[Region, ...] = (),
+    regions: tuple[Region, ...] = (), clean: bool = False,
 ) -> Any:
     """What a capture asks of `Coded`, with a picture of our own for every frame."""
     of_frame = picture if callable(picture) else lambda _frame: picture
     return SimpleNamespace(redacted=SimpleNamespace(
-        picture=of_frame, strict=strict, released=released, regions_of=lambda _frame: regions,
+        picture=of_frame, strict=strict, released=released, regions_of=lambda _frame: regions, clean=clean,
     ))
 
 

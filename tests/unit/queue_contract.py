@@ -871,6 +871,13 @@ class QueueContract:
         (row,) = queue.find(instance().instance_id)
         assert row["acts"] == [{"at": NOW.isoformat(), "who": "anna", "what": "retry", "rows": 1}]
 
+    @pytest.mark.parametrize("reason", ["redaction_uncertain", "text_left_after_blanking"])
+    def test_release_waives_what_redaction_holds(self, queue: Queue, reason: str) -> None:
+        """A person answers for what redaction is not sure of, and for what its second look has found."""
+        worked(queue, instance(), [], [Held("sc", ("pacs",), reason)])
+        queue.release(instance().instance_id, NOW, "anna")
+        assert claimed(queue).waived
+
     def test_retry_opens_the_lane_of_a_blocked_destination(self, queue: Queue) -> None:
         """Who retries has mended something: the sender need not wait for its slow probe; other lanes stay as they are."""
         worked(queue, instance(), [output()])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -17,18 +17,23 @@ from dicomnode.errors import RedactionUncertain, ReleaseRefused, StageFailed
 from dicomnode.image import Redacted
 from dicomnode.outputs import Material, deidentified, original, outside_uid, part10, reference, sr, terms
 from dicomnode.outputs.allowlist import ALLOWED, take
-from dicomnode.records import Region
+from dicomnode.records import Means, Region
 from dicomnode.stages.encode import Encode
 from tests.unit import materials, pictures
 
 REGION = Region(0, 3, 4, 10, 6, "header-match")
 
 
-def material(source: bytes, *regions: Region, strict: bool = True, **more: Any) -> Material:
+def material(
+    source: bytes, *regions: Region, strict: bool = True, second_look: Literal["clean", "waived", "none"] = "clean",
+    **more: Any,
+) -> Material:
     """A material whose pixels were redacted."""
     base = materials.material(source, "removed", **more)
     image = base.image
-    redacted = Redacted(image, regions, "burned-in text redaction, test", (0,) * image.samples, strict=strict)
+    means = Means("strict" if strict else "header", "detector@1", "reader 1", "ab" * 32, second_look=second_look)
+    black = (0,) * image.samples
+    redacted = Redacted(image, regions, "burned-in text redaction, test", black, strict=strict, means=means)
     return dataclasses.replace(base, coded=Encode()(redacted))
 
 
@@ -45,7 +50,8 @@ def test_elements_are_of_the_allow_list_or_ours() -> None:
     ours = {
         "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
         "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber", "PatientIdentityRemoved",
-        "DeidentificationMethod", "LongitudinalTemporalInformationModified",
+        "DeidentificationMethod", "LongitudinalTemporalInformationModified", "DeidentificationMethodCodeSequence",
+        "DerivationCodeSequence", "BurnedInAnnotation", "PositionReferenceIndicator", "KVP",
         "FrameOfReferenceUID", "PixelData", "Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions",
     }  # fmt: skip
     ds = materials.read(deidentified.build(material(materials.marked_dx(), REGION)))
@@ -72,15 +78,55 @@ def test_pixels_and_display_stay() -> None:
     assert outside_uid(materials.NODE.key, "1.2.3.4.5") == ds.FrameOfReferenceUID
 
 
-def test_it_says_what_was_done_and_no_more() -> None:
-    """The object tells its method in words, is derived when pixels changed, and claims no profile and no clean pixels."""
+def codes(ds: Dataset, keyword: str) -> list[str]:
+    """Values of the codes of a sequence."""
+    return [str(item.CodeValue) for item in ds.get(keyword, ())]
+
+
+def test_it_says_what_was_done() -> None:
+    """The object tells its method in words and codes, and is derived when pixels changed."""
     ds = materials.read(deidentified.build(material(materials.marked_dx(), REGION)))
-    assert (ds.PatientIdentityRemoved, ds.ImageType[0]) == ("YES", "DERIVED")
+    assert (ds.PatientIdentityRemoved, ds.ImageType[0], ds.BurnedInAnnotation) == ("YES", "DERIVED", "NO")
     assert list(ds.DeidentificationMethod) == [deidentified.METHOD, "burned-in text redaction, test"]
-    assert "BurnedInAnnotation" not in ds
-    assert "DeidentificationMethodCodeSequence" not in ds
+    assert codes(ds, "DeidentificationMethodCodeSequence") == ["113100", "113101"]
+    assert codes(ds, "DerivationCodeSequence") == ["113047"]
     untouched = materials.read(deidentified.build(material(materials.marked_dx())))
-    assert untouched.ImageType[0] == "ORIGINAL"
+    assert (untouched.ImageType[0], untouched.BurnedInAnnotation) == ("ORIGINAL", "NO")
+    assert "DerivationCodeSequence" not in untouched
+
+
+@pytest.mark.parametrize("how", ["waived", "none", "header", "not said"])
+def test_clean_pixels_are_claimed_only_where_they_are(how: Any) -> None:
+    """Not after a person's release, without a second look, in header mode, or where nobody said by what."""
+    look = how if how in ("waived", "none") else "clean"
+    given = material(materials.marked_dx(), REGION, strict=how != "header", second_look=look)
+    assert given.coded is not None
+    redacted = dataclasses.replace(given.coded.redacted, released=True, **({"means": None} if how == "not said" else {}))
+    ds = materials.read(deidentified.build(dataclasses.replace(given, coded=Encode()(redacted))))
+    assert "BurnedInAnnotation" not in ds
+    assert codes(ds, "DeidentificationMethodCodeSequence") == ["113100"]
+
+
+def test_what_a_header_says_already_stays_beside_it() -> None:
+    """Methods and codes of who had the image before are kept, once; the source itself is left as it is."""
+    source = pydicom.dcmread(BytesIO(materials.marked_dx()))
+    source.DeidentificationMethod = ["one", "two"]
+    source.DeidentificationMethodCodeSequence = [deidentified._code("113101", "Clean Pixel Data Option")]
+    source.DerivationCodeSequence = [deidentified._code("113085", "Spatial resampling")]
+    source.ImageType, source.BurnedInAnnotation = ["ORIGINAL", "SECONDARY", "AXIAL"], "YES"
+    stream = BytesIO()
+    source.save_as(stream)
+    given = material(stream.getvalue(), REGION)
+    assert given.coded is not None
+    redacted = given.coded.redacted
+    ds = redacted.clean_dataset()
+    deidentified.say(ds, redacted)
+    assert list(ds.DeidentificationMethod) == ["one", "two", redacted.method]
+    assert codes(ds, "DeidentificationMethodCodeSequence") == ["113101"]
+    assert codes(ds, "DerivationCodeSequence") == ["113085", "113047"]
+    assert (list(ds.ImageType), ds.BurnedInAnnotation) == (["DERIVED", "SECONDARY", "AXIAL"], "NO")
+    assert codes(given.image.dataset, "DerivationCodeSequence") == ["113085"]
+    assert given.image.dataset.BurnedInAnnotation == "YES"
 
 
 def test_it_is_known_when_it_comes_back() -> None:

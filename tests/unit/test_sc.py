@@ -38,6 +38,13 @@ def test_repeats(identity):
     assert first == second
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_burned_in_annotation_is_no_only_where_the_pixels_are_clean(clean):
+    """Of a frame that a second look found clean; else nobody can say."""
+    ds = read(sc.build(dataclasses.replace(material(marked_dx()), coded=shown(grey(), clean=clean))))
+    assert ds.get("BurnedInAnnotation") == ("NO" if clean else None)
+
+
 @pytest.mark.parametrize("picture", [grey(), colour()], ids=["grey", "colour"])
 def test_picture_is_whole_and_the_caption_below(picture):
     """The caption stands under the picture, whose pixels are those of redaction, enlarged; nothing is written over it."""

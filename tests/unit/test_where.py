@@ -220,7 +220,9 @@ def test_a_closed_window_is_told(settings: Settings, queue: SqliteQueue) -> None
     assert "what" not in now_of(settings)
 
 
-@pytest.mark.parametrize(("reason", "act"), [("redaction_uncertain", "release"), ("undecodable", "retry")])
+@pytest.mark.parametrize(("reason", "act"), [
+    ("redaction_uncertain", "release"), ("text_left_after_blanking", "release"), ("undecodable", "retry"),
+])
 def test_what_lets_a_held_output_go_is_told(settings: Settings, queue: SqliteQueue, reason: str, act: str) -> None:
     """A release waives what redaction is not sure of and nothing else."""
     queue.add(instance(1))
