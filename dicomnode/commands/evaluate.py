@@ -1,4 +1,4 @@
-"""``dicomnode evaluate``: the figures of a model, or of several side by side, on labelled pictures.
+"""``dicomnode evaluate``: the figures of a model, or of several side by side, on labelled pictures; and those of redaction.
 
 **Way** The node's own code on onnxruntime alone, no torch. Plots need matplotlib; without it they are left out, with one
 line on stderr that says how to get them.
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dicomnode.cards import find_models
+from dicomnode.commands.evaluate_redaction import redaction
 from dicomnode.commands.options import Json, print_json, with_options
 from dicomnode.errors import MissingModel
 from dicomnode.share import share
@@ -27,7 +28,7 @@ from dicomnode.training.evaluate.compare import as_table, names_of, side_by_side
 #: The model that is measured where none is named.
 _SHIPPED: Mapping[str, str] = {"router": "bodypart-router", "findings": "pneumonia-pediatric"}
 
-app = typer.Typer(no_args_is_help=True, help="Measure a model on labelled pictures.")
+app = typer.Typer(no_args_is_help=True, help="Measure a model on labelled pictures, or redaction on files whose text is known.")
 
 Data = Annotated[
     list[Path],
@@ -165,3 +166,6 @@ def router(*, measuring: Measuring) -> None:
 def findings(*, measuring: Measuring) -> None:
     """AUROC, sensitivity, specificity and calibration of a findings model, with bootstrap intervals."""
     _run("findings", measuring)
+
+
+app.command("redaction")(redaction)
