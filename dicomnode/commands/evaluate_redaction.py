@@ -101,7 +101,10 @@ def redaction(*, asked: Asked) -> None:
         modes = dict.fromkeys(asked.mode or [Mode.strict])
         redactors = {mode.value: Redact(mode=mode.value, lang=asked.ocr_language) for mode in modes}
         pictures = asked.out / "misses" if asked.out is not None and not asked.no_pictures else None
-        report = measure(cases, redactors, pictures=pictures, draws=asked.draws, tell=tell)
+        try:
+            report = measure(cases, redactors, pictures=pictures, draws=asked.draws, tell=tell)
+        except BadSetting as error:
+            raise typer.BadParameter(str(error), param_hint="--manifest") from None
     if asked.out is not None:
         _write(report, asked.out)
     if asked.json:

@@ -18,7 +18,7 @@ from typing import Any
 from dicomnode.evaluation.figures import figures
 from dicomnode.evaluation.manifest import Case
 from dicomnode.evaluation.misses import Misses
-from dicomnode.evaluation.trial import Redactor, try_file
+from dicomnode.evaluation.trial import Redactor, check, try_file
 
 __all__ = ["measure"]
 
@@ -45,7 +45,14 @@ def measure(
     Returns
     -------
     What evaluation.json holds: by mode the figures, and the list of misses.
+
+    Raises
+    ------
+    BadSetting
+        A manifest does not fit its files.
     """
+    for case in cases:
+        check(case)
     strings = [sum(text.identifying is kind for text in case.texts if text.visible) for case in cases for kind in (True, False)]
     modes: dict[str, Any] = {}
     for mode, redact in redactors.items():

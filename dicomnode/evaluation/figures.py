@@ -111,6 +111,7 @@ def _collateral(written: Sequence[Tried], draws: int) -> dict[str, Any]:
 def _seconds(written: Sequence[Tried]) -> dict[str, Any]:
     return {
         "redact": _spread([one.redact_s for one in written]),
+        "redact_processor": _spread([one.redact_cpu_s for one in written]),
         "redact_a_frame": _spread([one.redact_s / max(1, one.frames) for one in written]),
         "redact_a_megapixel": _spread([one.redact_s * 1e6 / max(1, one.pixels) for one in written]),
         "write": _spread([one.write_s for one in written]),
@@ -130,7 +131,7 @@ def _groups(pairs: Sequence[Pair], key: Callable[[Tried, Judged], str]) -> dict[
         found.setdefault(key(tried, judged), []).append(judged)
     if set(found) <= {""}:
         return {}
-    return {name or "unknown": _group(found[name]) for name in sorted(found, key=_order)}
+    return {name or "not said": _group(found[name]) for name in sorted(found, key=_order)}
 
 
 def _order(name: str) -> tuple[float, str]:
@@ -182,6 +183,12 @@ def _rotation(_: Tried, judged: Judged) -> str:
     return _said(judged, "rotation") or ("vertical" if upright else "horizontal")
 
 
+def _frames(tried: Tried, judged: Judged) -> str:
+    if tried.frames == 1:
+        return "the only one"
+    return "every" if judged.text.frame is None else "one"
+
+
 def _syntax(uid: str) -> str:
     return UID(uid).name if UID(uid).is_transfer_syntax else "unknown"
 
@@ -192,7 +199,7 @@ _KEYS: dict[str, Callable[[Tried, Judged], str]] = {
     "photometric interpretation": lambda tried, _: tried.photometric,
     "bits stored": lambda tried, _: f"{tried.bits}",
     "frames": lambda tried, _: "1" if tried.frames == 1 else "2 and more",
-    "frames of the string": lambda tried, judged: "" if tried.frames == 1 else "every" if judged.text.frame is None else "one",
+    "frames of the string": _frames,
     "size": _size,
     "contrast": _contrast,
     "polarity": _polarity,

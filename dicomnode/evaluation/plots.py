@@ -41,7 +41,7 @@ def _panel(axes: Axes, name: str, groups: Mapping[str, Any]) -> None:
         for row, one in enumerate(groups.values()):
             share = one[kind]["share"]
             if share is not None:
-                reach = [[share["value"] - share["low"]], [share["high"] - share["value"]]]
+                reach = [[max(0.0, share["value"] - share["low"])], [max(0.0, share["high"] - share["value"])]]
                 axes.errorbar(share["value"], row + shift, xerr=reach, fmt=mark, color=colour, markersize=4, elinewidth=1)
     axes.set_yticks(range(len(groups)), [label[:44] for label in groups], fontsize=7)
     axes.invert_yaxis()

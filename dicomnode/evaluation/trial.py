@@ -4,8 +4,8 @@
 the stored values of every frame. An identifying string is removed when `REMOVED` of its ink is gone in every frame that it
 stands in; a harmless one is kept while less than `LOST` of its ink is gone in any.
 
-**Fails** `BadSetting` for a manifest that does not fit the file. What redaction itself refuses is no error: the file is held,
-and its strings are neither removed nor kept.
+**Fails** `BadSetting` for a manifest that does not fit the file (`check`). What redaction itself refuses is no error: the file
+is held, and its strings are neither removed nor kept.
 
 **Limits** Text in overlays, reports and header is not looked at. Where the result is in another colour space than the source,
 frames are compared as they are displayed.
@@ -13,6 +13,7 @@ frames are compared as they are displayed.
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -77,6 +78,8 @@ class Tried:
     far_reported: int = 0
     outside: int = 0
     redact_s: float = 0.0
+    #: What it took of processors, those of its children among them.
+    redact_cpu_s: float = 0.0
     write_s: float = 0.0
     bytes_before: int = 0
     bytes_after: int = 0
@@ -93,6 +96,25 @@ class Tried:
 Show: TypeAlias = Callable[[Tried, Judged, Image, Image], None]
 
 
+def check(case: Case) -> None:
+    """Hold the manifest against the file; one that cannot be read will be held.
+
+    Raises
+    ------
+    BadSetting
+        The box of a visible string, or its frame, does not lie in the file.
+    """
+    with case.path.open("rb") as stream:
+        try:
+            image = Image.open(stream)
+        except DicomNodeError:
+            return
+        for text in case.texts:
+            inside = text.x0 < image.columns and text.y0 < image.rows and (text.frame or 0) < image.frames
+            if image.frames and text.visible and not inside:
+                raise BadSetting(f"{case.name}: the box of line {text.line} of the manifest does not lie in the file")
+
+
 def try_file(case: Case, redact: Redactor, show: Show | None = None) -> Tried:
     """Try one file.
 
@@ -107,7 +129,6 @@ def try_file(case: Case, redact: Redactor, show: Show | None = None) -> Tried:
             tried = _tried(case, image)
         except DicomNodeError as error:
             return Tried(case.name, "unknown", "unknown", "unknown", 0, 0, 0, 0, held=error.code)
-        _fits(case, image)
         with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as spooled:
             out = cast("BinaryIO", spooled)
             redacted = _written(tried, image, redact, out)
@@ -118,10 +139,10 @@ def try_file(case: Case, redact: Redactor, show: Show | None = None) -> Tried:
 
 def _written(tried: Tried, image: Image, redact: Redactor, out: BinaryIO) -> Redacted | None:
     """Redact and write an image; None, and the code in ``held``, where that is refused."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _processor_s()
     try:
         redacted = redact(image)
-        tried.redact_s = time.perf_counter() - started
+        tried.redact_s, tried.redact_cpu_s = time.perf_counter() - started, _processor_s() - before
         part10.write(out, redacted.clean_dataset(), Encode()(redacted))
     except DicomNodeError as error:
         tried.redact_s = tried.redact_s or time.perf_counter() - started
@@ -131,6 +152,12 @@ def _written(tried: Tried, image: Image, redact: Redactor, out: BinaryIO) -> Red
     tried.bytes_after = out.tell()
     out.seek(0)
     return redacted
+
+
+def _processor_s() -> float:
+    """Seconds of processors that this process and its children, which have ended, have used."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def _tried(case: Case, image: Image) -> Tried:
@@ -147,13 +174,6 @@ def _tried(case: Case, image: Image) -> Tried:
         spec.bits_stored,
         bytes_before=case.path.stat().st_size,
     )
-
-
-def _fits(case: Case, image: Image) -> None:
-    for text in case.texts:
-        inside = text.x1 < image.columns and text.y1 < image.rows and (text.frame or 0) < image.frames
-        if not inside:
-            raise BadSetting(f"{case.name}: the box of line {text.line} of the manifest does not lie in the frame")
 
 
 def _judge(case: Case, tried: Tried, image: Image, after: Image, redacted: Redacted, show: Show | None) -> None:

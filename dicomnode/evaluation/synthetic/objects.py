@@ -96,7 +96,7 @@ def write(path: Path, frames: Frames, form: Form, who: Identity, device: str, ra
     seed = str(random.integers(0, 2**62))
     single = CTImageStorage if form.signed else SecondaryCaptureImageStorage
     ds.SOPClassUID = UltrasoundMultiFrameImageStorage if len(frames) > 1 else single
-    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = (generate_uid(None, [seed, kind]) for kind in "isv")
+    ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = (generate_uid(entropy_srcs=[seed, kind]) for kind in "isv")
     ds.Modality = "US" if len(frames) > 1 else "CT" if form.signed else "OT"
     ds.Manufacturer, ds.ManufacturerModelName = "Synthetic", device
     ds.BurnedInAnnotation = "NO"  # a claim that redaction must not believe
