@@ -192,7 +192,7 @@ def manifest(folder: Path, rows: Sequence[dict[str, object]]) -> Path:
     return folder / "TEXT_BOXES.csv"
 
 
-ROW: dict[str, object] = {"path": "a.dcm", "kind": "value", "text": "Any One", "x0": 1, "y0": 2, "x1": 30, "y1": 9, "visible": 1}
+ROW: dict[str, object] = {"path": "a.dcm", "kind": "value", "text": "Any", "x0": 1, "y0": 2, "x1": 30, "y1": 9, "visible": 1}
 
 
 def test_manifest_below_its_data(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_manifest_that_cannot_be_used(tmp_path: Path, change: dict[str, object],
     stripe(tmp_path)
     with pytest.raises(BadSetting, match=says) as caught:
         read(manifest(tmp_path, [ROW | change]))
-    assert "Any One" not in str(caught.value)
+    assert "Any" not in str(caught.value)
 
 
 def test_a_box_outside_the_frame_is_a_fault(tmp_path: Path) -> None:
@@ -282,11 +282,11 @@ def test_no_face_of_training_is_used() -> None:
 def test_command_measures_drawn_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From drawing to report; with a redactor that finds nothing every visible name is a miss, and every word is kept."""
     monkeypatch.setattr(evaluate_redaction, "Redact", lambda **_: Blanks())
-    asked = ["redaction", "--synthetic", "3", "--seed", "4", "--out", str(tmp_path / "out"), "--draws", "100", "--json"]
+    asked = ["redaction", "--synthetic", "2", "--seed", "4", "--out", str(tmp_path / "out"), "--draws", "100", "--json"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["modes"]["strict"]
-    assert found["written"] == 3
+    assert found["written"] == 2
     assert found["identifying"]["good"] == 0
     assert found["harmless"]["good"] == found["harmless"]["strings"] > 0
     assert len(list((tmp_path / "out" / "misses" / "strict").glob("*.png"))) == found["identifying"]["strings"] > 0

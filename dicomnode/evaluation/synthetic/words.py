@@ -33,10 +33,11 @@ _KINDS = (
 _STREETS = ("{} Larkspur Lane", "Weidenweg {}", "{} Quarry Rd", "Rua das Flores {}", "{} Elm Street", "Lindenstr. {}")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HARMLESS = (
+    "TE {b}", "THI",  # codespell:ignore te,thi
     "L", "R", "AP", "PA", "LAT", "SUPINE", "ERECT", "PORTABLE", "STANDING", "CHEST PA", "RMLO", "LCC", "R CC", "L MLO",
     "AXIAL", "kV {a}", "{a} kVp", "{b} mAs", "mA {a}", "W:{c} L:{b}", "WW {c} WL {b}", "MI 1.{d}", "TIS 0.{d}", "TIB 0.{d}",
     "Gain {b}", "Gn {b}", "FR {b} Hz", "{b} fps", "Depth {d}.0 cm", "{d} cm", "Zoom 1.{d}x", "Thk {d}.0 mm", "TR {c}",
-    "ET {b}", "FOV {b} cm", "DFOV {b}.0 cm", "SE: {d}", "IM: {b}", "Dyn R {b} dB", "Persist Med", "2D", "2D THD", "Map {d}",
+    "FOV {b} cm", "DFOV {b}.0 cm", "SE: {d}", "IM: {b}", "Dyn R {b} dB", "Persist Med", "2D", "Map {d}",
     "Freq {d}.0 MHz", "Pwr {b} %", "SID {c} cm", "Grid", "EI {c}", "Head First", "Matrix 512x512", "Tilt {d}", "PRF {c} Hz",
     "Abdomen", "Cardiac", "Flip {b}",
 )  # fmt: skip
