@@ -4,7 +4,7 @@
 frames are written one by one when the output is (`part10`).
 
 **Fails** `StageFailed` when there are no coded pixels or the object cannot be made; `RedactionUncertain` when the pixels of
-an image were neither redacted in strict mode nor released by a person and the image is for outside.
+an image were neither redacted in strict mode, with a clean second look, nor released by a person.
 
 **Standard** PS3.15 Annex E (E.1.1, E.3.1), CID 7050 and 7203; PS3.3 C.12.1, C.7.1.1, C.7.6.1.
 

@@ -119,10 +119,15 @@ def vouch(redacted: Redacted) -> None:
     Raises
     ------
     RedactionUncertain
-        They were redacted in header mode, which leaves unknown text standing, and nobody released them.
+        They were redacted in header mode, which leaves unknown text standing, or the second look at what was blanked was not
+        clean; and nobody released them.
     """
-    if not redacted.strict and not redacted.released:
+    if redacted.released:
+        return
+    if not redacted.strict:
         raise RedactionUncertain("pixels redacted in header mode cannot leave for outside")
+    if redacted.means is not None and redacted.means.second_look != "clean":
+        raise RedactionUncertain("pixels without a clean second look cannot leave for outside")
 
 
 def date_and_time(material: Material) -> tuple[str, str]:

@@ -167,6 +167,7 @@ def shown(
     of_frame = picture if callable(picture) else lambda _frame: picture
     return SimpleNamespace(redacted=SimpleNamespace(
         picture=of_frame, strict=strict, released=released, regions_of=lambda _frame: regions, clean=clean,
+        means=None,
     ))
 
 

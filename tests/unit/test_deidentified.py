@@ -161,6 +161,13 @@ def test_header_mode_does_not_vouch_for_pixels() -> None:
     assert ds.PatientIdentityRemoved == "YES"
 
 
+@pytest.mark.parametrize("look", ["none", "waived"])
+def test_without_a_clean_second_look_pixels_do_not_leave(look: Any) -> None:
+    """Strict mode is not enough; a person's release is."""
+    with pytest.raises(RedactionUncertain):
+        deidentified.build(material(materials.marked_dx(), REGION, second_look=look))
+
+
 def test_without_redacted_pixels_nothing_is_made() -> None:
     """When redaction holds the pixels there is no de-identified image."""
     with pytest.raises(StageFailed):
