@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from pydicom.dataset import Dataset
 
-from dicomnode.certificate.frames import Frames
+from dicomnode.certificate.frames import Frames, colours
 from dicomnode.certificate.record import VERSION, Area, Certificate, Coding, Source, sealed
 from dicomnode.errors import StageFailed
 from dicomnode.gate import uid_token
@@ -77,7 +77,7 @@ def certify(stream: BinaryIO, coded: Coded, version: str, key: bytes = b"", pixe
         coding=coding,
         frames=original.frames, rows=original.rows, columns=original.columns, samples=original.samples,
         values=codecs.dtype(original.spec).name,
-        photometric=original.decoded_photometric(original.frames - 1),
+        photometric=colours(original, original.frames - 1),
         blank=redacted.black,
         regions=areas,
         untouched=looked.untouched,

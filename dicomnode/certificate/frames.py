@@ -45,6 +45,11 @@ def head(image: Image) -> bytes:
     return sizes + codecs.dtype(image.spec).name.encode("ascii")
 
 
+def colours(image: Image, number: int = 0) -> str:
+    """Photometric interpretation of decoded values: chrominance stands at each pixel, however it was stored."""
+    return image.decoded_photometric(number).replace("YBR_FULL_422", "YBR_FULL")
+
+
 @dataclass(slots=True)
 class Frames:
     """One pass over an original and what was made of it; both of the same frames, rows, columns, samples and type."""
@@ -96,7 +101,7 @@ class Frames:
         if self.source:
             self._digests["source"].update(before.data)
         self._digests["pixels"].update(after.data)
-        if self.original.decoded_photometric(number) != self.result.decoded_photometric(number):
+        if colours(self.original, number) != colours(self.result, number):
             self._note("photometric", "the decoded values are of another photometric interpretation", number)
         outside = np.ones(before.shape[:2], np.bool_)
         for area in own:

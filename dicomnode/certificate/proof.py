@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dicomnode.certificate import NEAR, rim
-from dicomnode.certificate.frames import Fault, Frames
+from dicomnode.certificate.frames import Fault, Frames, colours
 from dicomnode.certificate.record import Area, Certificate, digest, read, seal
 from dicomnode.errors import Undecodable
 from dicomnode.image import Image, codecs
@@ -116,7 +116,7 @@ def _around(original: Image, result: Image, certificate: Certificate) -> Iterato
     if not all(_makes_sense(area, certificate) for area in certificate.regions):
         yield Fault("regions", "a region of the certificate lies outside of the image, or is none")
     yield from _named(original, result, certificate)
-    if result.decoded_photometric() != certificate.photometric:
+    if colours(result) != certificate.photometric:
         yield Fault("photometric", "the redacted image has another photometric interpretation than the certificate")
     yield from _meaning(original, result)
 
