@@ -11,9 +11,9 @@
         PeerUnavailable · AssociationRejectedTransient · NoStatus · PeerOutOfResources · SpoolFull · StoreFailed ·
         LeaseLost · SiblingActive · QueueUnavailable (QueueDamaged) · CannotListen
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
-        Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain (TextLeft) · PixelsDiffer · ContentDiffers
-        BodyPartUncertain · TagDisagrees · DiedThrice · NoPresentationContext · RefusedByPeer · AssociationRejected
-        ReleaseRefused · FileMissing
+        Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain (TextLeft) ·
+        NoPicture · PixelsDiffer · ContentDiffers · BodyPartUncertain · TagDisagrees · DiedThrice · NoPresentationContext · RefusedByPeer ·
+        AssociationRejected · ReleaseRefused · FileMissing
       Expired                a person; the lifetime of a delivery was reached
       HeaderDiffers          nobody; a note on a row, never raised
       NotFound               the caller of a command named something that is not there
@@ -241,6 +241,12 @@ class TextLeft(RedactionUncertain):
     """After blanking, a second look at the pixels still found text that identifies; held for review like all uncertainty."""
 
     code = "text_left_after_blanking"
+
+
+class NoPicture(Permanent):
+    """A report, waveform or other object without pictures is wanted without identity, which nothing here can give it."""
+
+    code = "no_picture"
 
 
 class PixelsDiffer(Permanent):

@@ -51,6 +51,7 @@ EVENTS: Mapping[str, str] = {
     "instance_held": "An instance waits for a person. Reviewer.",
     "instance_quarantined": "An instance cannot be worked. Reviewer, or developer for stage_failed and died_thrice.",
     "output_held": "An output of an instance waits for a person; the others leave. Reviewer.",
+    "output_dropped": "An output that is never made of such an object is given up by rule (work.documents).",
     "deadline_passed": "An instance got nothing done for work.deadline_s; its worker starts again. Developer, when it repeats.",
     "instance_duplicate": "An instance was worked before; nothing is made.",
     "finding_abnormal": "A model calls a finding abnormal.",

@@ -162,6 +162,7 @@ def build_kit(
         redact=redact,
         waive=redact.waive,
         encode=Encode(),
+        documents=work.documents,
         outputs=OUTPUTS,
         node=NodeFacts(node_id, settings.node.ae_title, key, __version__),
         peers=settings.peers,

@@ -8,7 +8,8 @@ not type-check, because the builders of pixels take `Coded` and only `Redacted` 
 What fails for one output holds that output alone: a report for an inside peer leaves although its picture waits for a
 person. A strange exception of a stage becomes `StageFailed`; its text goes nowhere, for it may quote the data set.
 
-**Limits** Knows no disk, row or socket. An instance without pixels gets no report and no picture; only ``original`` applies.
+**Limits** Knows no disk, row or socket. An instance without pixels gets no report and no picture; only ``original`` applies,
+and what is wanted of it without identity is held or given up in sight.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from dicomnode.contexts import is_image
-from dicomnode.errors import DicomNodeError, Permanent, StageFailed, Undecodable
+from dicomnode.errors import DicomNodeError, NoPicture, Permanent, StageFailed, Undecodable
 from dicomnode.image import Coded, Image, Redacted
 from dicomnode.log import get_logger
 from dicomnode.outputs import Builder, Material, NodeFacts
@@ -56,6 +57,8 @@ class Kit:
     digest: str
     #: SHA-256 of the card of each model, by ``name@version``.
     model_digests: Mapping[str, str]
+    #: What becomes of outputs without identity that are wanted of an object without pictures.
+    documents: Literal["hold", "drop"] = "hold"
     #: Kinds of maps that a model answers, by the name under which routes have it; none for a model that is not here.
     maps: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -143,12 +146,12 @@ def process(
     withheld = "" if order.settled else route.hold
     findings, trouble = _infer(image, route, kit, watch) if reported and not withheld else ((), "")
     image.forget()  # the picture of the models, which nobody asks for again
-    held: list[Held] = []
+    held: list[Held] = [] if image.has_pixels or cut else _documents(route, kit, order)
     if cut:
         trouble = Undecodable.code  # an instance of an image class has no pixel data
     if trouble := withheld or trouble:
         # What should have been seen, or of what, nobody can say: no result may pass as complete. An original claims nothing.
-        held = [Held(kind, names, trouble) for kind, _, _, names in wanted if kind != "original"]
+        held += [Held(kind, names, trouble) for kind, _, _, names in wanted if kind != "original"]
         wanted = [group for group in wanted if group[0] == "original"]
     coded, digest = _pixels(image, kit, order, watch, wanted, held)
     outputs: list[Output] = []
@@ -178,6 +181,13 @@ def process(
     regions = coded.redacted.regions if coded is not None else ()
     urgent = route.urgent == "always" or (route.urgent == "abnormal" and any(one.abnormal for one in findings))
     return Result(route, findings, regions, tuple(outputs), tuple(held), digest, watch.stage_ms, urgent)
+
+
+def _documents(route: Route, kit: Kit, order: Order) -> list[Held]:
+    """What is wanted without identity of an object without pictures: its text cannot be cleaned here, so it never leaves."""
+    wanted = _groups(route, kit.peers, order, has_pixels=True)
+    drop = kit.documents == "drop"
+    return [Held(kind, names, NoPicture.code, dropped=drop) for kind, _, _, names in wanted if kind in NAMELESS_KINDS]
 
 
 def _predecessors(order: Order, kind: OutputKind, identity: Identity) -> tuple[tuple[str, str], ...]:

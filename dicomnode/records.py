@@ -278,6 +278,8 @@ class Held:
     destinations: tuple[str, ...]
     #: Code of the error that holds it.
     reason: str
+    #: By a rule it does not wait for anybody: it is given up, in sight.
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,11 @@ class WorkSettings(Strict):
     redaction: Literal["strict", "header"] = Field(
         "strict", description="strict: unknown text counts as identifying; header: header matches, dates, numbers only.",
     )
+    documents: Literal["hold", "drop"] = Field(
+        "hold",
+        description="De-identified images that are wanted of objects without pictures (reports, waveforms, PDF, presentation "
+        "states) are never made. hold: they wait for a person in sight; drop: they are given up, with a line in the log.",
+    )
     ocr_language: str = Field("eng", pattern=r"^[a-zA-Z0-9_+]+$", description="Languages of Tesseract, joined by +.")
 
 

@@ -279,7 +279,7 @@ def _tell(claim: Claim, result: Result, held: list[Held], note: str, work_ms: fl
         probability=round(route.probability, 3), rule=route.rule, model=", ".join(one.model for one in result.findings) or None,
         model_version=", ".join(one.version for one in result.findings) or None,
         findings=sum(len(one.items) for one in result.findings), regions=len(result.regions), outputs=len(result.outputs),
-        held=len(held),
+        held=sum(not one.dropped for one in held),
         attempt=claim.attempt, generation=claim.generation, reason=note or None, work_ms=work_ms, wait_ms=wait_ms,
     )
     if route.agreement == "disagrees" and not claim.generation and not note:
@@ -288,7 +288,10 @@ def _tell(claim: Claim, result: Result, held: list[Held], note: str, work_ms: fl
             probability=round(route.picture_probability, 3), rule=route.rule, tag=route.tag, device=route.device or None,
         )
     for item in held:
-        log.error("output_held", instance_id=instance.instance_id, kind=item.kind, reason=item.reason, actor="reviewer")
+        if item.dropped:
+            log.warning("output_dropped", instance_id=instance.instance_id, kind=item.kind, reason=item.reason)
+        else:
+            log.error("output_held", instance_id=instance.instance_id, kind=item.kind, reason=item.reason, actor="reviewer")
     if claim.only is None and not note:  # otherwise it was told before
         for one in result.findings:
             if one.abnormal:

@@ -25,6 +25,11 @@ from dicomnode.image.file import guard
 from dicomnode.image.received import Image
 from dicomnode.records import Means, Region
 
+#: Icon Image Sequence and Graphic Annotation Sequence: what is drawn in the header never leaves.
+_DRAWN = frozenset((0x00880200, 0x00700001))
+#: Reasons of rectangles that lie beside the pixels.
+_BESIDE = frozenset(("overlay", "graphic"))
+
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
@@ -39,7 +44,7 @@ class Redacted:
     method: str
     #: Stored value that shows as black, one for each sample.
     black: tuple[float, ...] = field(repr=False)
-    #: Overlay groups (60xx) that must not leave.
+    #: Groups of overlays (60xx) and curves (50xx) that must not leave.
     overlays: tuple[int, ...] = ()
     #: True when detection ran and unknown text counted as identifying.
     strict: bool = False
@@ -55,7 +60,7 @@ class Redacted:
         """Sort the rectangles by frame, once: each frame asks for its own."""
         found: dict[int, list[Region]] = {}
         for region in self.regions:
-            if region.reason != "overlay":
+            if region.reason not in _BESIDE:
                 found.setdefault(region.frame, []).append(region)
         object.__setattr__(self, "_by_frame", {frame: tuple(own) for frame, own in found.items()})
 
@@ -65,7 +70,7 @@ class Redacted:
             raise StageFailed("a frame is asked for that redaction has not looked at")
 
     def regions_of(self, index: int) -> tuple[Region, ...]:
-        """Rectangles of one frame that are blanked in its pixels; those of overlay planes are not."""
+        """Rectangles of one frame that are blanked in its pixels; those of overlays and graphics are not."""
         return self._by_frame.get(index, ())
 
     @property
@@ -101,28 +106,32 @@ class Redacted:
         return picture
 
     def clean_dataset(self) -> Dataset:
-        """Copy the header without the icon and without the overlays that hold text."""
+        """Copy the header without icons, graphic annotations, and the overlays and curves that hold text."""
         clean = Dataset()
-        dropped = {0x00880200, *(tag for tag in map(int, self.image.dataset.keys()) if tag >> 16 in self.overlays)}
+        dropped = {*_DRAWN, *(tag for tag in map(int, self.image.dataset.keys()) if tag >> 16 in self.overlays)}
         for tag in self.image.dataset.keys():  # noqa: SIM118 - a Dataset iterates over elements
             if int(tag) not in dropped:
                 clean[tag] = self.image.dataset.get_item(tag)
         with guard("nested icons cannot be removed"):
-            _drop_icons(clean)
+            _clear(clean)
         return clean
 
 
-def _drop_icons(dataset: Dataset) -> None:
-    """Remove icons below the top level too; items are copied, the source keeps its own."""
+def _clear(dataset: Dataset) -> None:
+    """Remove them below the top level too; items are copied, the source keeps its own."""
     for tag in list(dataset.keys()):
-        if dataset[tag].VR != "SQ":
-            continue
-        if any("IconImageSequence" in item for item in dataset[tag].value):
+        if dataset[tag].VR == "SQ" and any(map(_draws, dataset[tag].value)):
             items = [Dataset(dict(item.items())) for item in dataset[tag].value]
             for item in items:
-                item.pop("IconImageSequence", None)
-                _drop_icons(item)
+                for drawn in _DRAWN:
+                    item.pop(drawn, None)
+                _clear(item)
             dataset.add_new(tag, "SQ", items)
+
+
+def _draws(item: Dataset) -> bool:
+    """Say whether an item has one of them, at any depth."""
+    return any(tag in _DRAWN or (item[tag].VR == "SQ" and any(map(_draws, item[tag].value))) for tag in list(item.keys()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,11 @@ def _own(raw: bytes, spec: Spec) -> Array | None:
     syntax = spec.transfer_syntax_uid
     if syntax in _JPEG and spec.samples == 1:
         return np.asarray(imagecodecs.jpeg_decode(raw)).astype(dtype(spec))
+    if syntax in _JPEG_LOSSLESS and spec.bits_stored < 8:
+        # The other codec ends the process when the stream has more bits than the header says.
+        return np.asarray(imagecodecs.jpeg_decode(raw, colorspace="RGB", outcolorspace="RGB") if spec.samples == 3 else (
+            imagecodecs.jpeg_decode(raw)
+        )).astype(dtype(spec))
     if syntax in _HTJ2K:
         return np.asarray(imagecodecs.jpeg2k_decode(raw)).astype(dtype(spec))
     if syntax == DEFLATED_FRAME:
@@ -269,7 +274,8 @@ def encode(array: Array, spec: Spec, photometric: str) -> bytes:
         if syntax in _HTJ2K:
             return cast("bytes", imagecodecs.htj2k_encode(array, reversible=True, rgb=False if array.ndim == 3 else None))
         if syntax in _JPEG_LOSSLESS:
-            return _jpeg_lossless(array, spec)
+            stream = _jpeg_lossless(array, spec)
+            return _nameless(stream) if array.ndim == 3 and photometric != "RGB" else stream
         if syntax == JPEG2000Lossless:
             # Without a colour transform: the values are stored as they are, whatever space they are in.
             return bytes(encode_array(np.ascontiguousarray(array), bits_stored=spec.bits_stored, use_mct=False))
@@ -292,3 +298,12 @@ def _jpeg_lossless(array: Array, spec: Spec) -> bytes:
         cells.astype(f"u{array.dtype.itemsize}"), lossless=True, predictor=1, bitspersample=bits, colorspace=kind,
         outcolorspace=kind,
     ))
+
+
+def _nameless(stream: bytes) -> bytes:
+    """Take from a lossless JPEG of three components what calls them red, green and blue: readers believe it over the header."""
+    at = stream.index(b"\xff\xee")
+    made = bytearray(stream[:at] + stream[at + 2 + int.from_bytes(stream[at + 2 : at + 4], "big") :])
+    frame, scan = made.index(b"\xff\xc3"), made.index(b"\xff\xda")
+    made[frame + 10 : frame + 19 : 3] = made[scan + 5 : scan + 11 : 2] = b"\x01\x02\x03"
+    return bytes(made)

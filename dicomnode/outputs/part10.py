@@ -33,6 +33,8 @@ from dicomnode.image.file import guard
 _TAGS = {"OF": (0x7FE0, 0x0008), "OD": (0x7FE0, 0x0009)}
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _LIMIT = 0xFFFFFFFE
+#: They point into the code streams as they were.
+_OLD_TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 #: Characters of a short text (ST).
 _ST_MAX = 1024
 
@@ -50,6 +52,9 @@ def write(stream: BinaryIO, dataset: Dataset, coded: Coded) -> None:
     head.update(dataset)
     for keyword, value in coded.attributes.items():
         setattr(head, keyword, value)
+    for keyword in _OLD_TABLES:
+        if keyword in head:
+            delattr(head, keyword)
     if coded.derivation:
         said = [str(head.get("DerivationDescription") or ""), coded.derivation]
         head.DerivationDescription = "; ".join(filter(None, said))[-_ST_MAX:]

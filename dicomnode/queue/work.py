@@ -89,6 +89,13 @@ VALUES (?, ?, ?, ?, 'hold', ?, ?, ?, ?, ?)
 """
 
 
+#: Given up by rule in the same breath: nothing begins as dropped, and its history says why.
+_DROPPED = """
+UPDATE deliveries SET state = 'dropped'
+WHERE instance_id = ? AND generation = ? AND kind = ? AND destination = ? AND state = 'hold' AND location = ''
+"""
+
+
 def instance_of(row: sqlite3.Row) -> Instance:
     """Make the record of a row."""
     return Instance(
@@ -193,6 +200,8 @@ class Work(Database):
                     connection.execute(
                         _HELD, (instance_id, claim.generation, item.kind, destination, item.reason, time, time, time, urgent),
                     )
+                    if item.dropped:
+                        connection.execute(_DROPPED, (instance_id, claim.generation, item.kind, destination))
             if not claim.generation and not reason:  # of a rework, or of pixels that came before, it was counted then
                 count(connection, claim.instance, summary)
             columns = ", ".join(f"{name} = :{name}" for name in facts)

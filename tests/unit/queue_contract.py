@@ -280,6 +280,13 @@ class QueueContract:
         assert [one.location for one in queue.claim_deliveries("pacs", ME, 10, NOW)] == ["outgoing/2.25.1.dcm"]
         assert queue.verify() == ()
 
+    def test_what_is_given_up_by_rule_ends_as_dropped(self, queue: Queue) -> None:
+        """It waits for nobody, and its row says why."""
+        given_up = Held("deidentified", ("pacs",), "no_picture", dropped=True)
+        worked(queue, instance(), [], [given_up, Held("sc", ("pacs",), "redaction_uncertain")])
+        assert sorted(deliveries_of(queue, instance())) == [("deidentified", "pacs", "dropped"), ("sc", "pacs", "hold")]
+        assert queue.verify() == ()
+
     def test_a_note_stands_on_a_row_that_was_passed_on_or_is_a_duplicate(self, queue: Queue) -> None:
         """Other headers over the same pixels are in sight; the same bytes are nothing to note."""
         queue.add(instance(1, uid="1.2"))

@@ -7,9 +7,11 @@ import io
 import json
 from collections.abc import Callable
 from io import BytesIO, StringIO
+from typing import Literal
 
 import pydicom
 import pytest
+from pydicom import uid
 
 from dicomnode import log
 from dicomnode.errors import (
@@ -25,7 +27,7 @@ from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import Material
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import NAMELESS_KINDS, Kit, Order, _groups, digest_of, process
-from dicomnode.records import Findings, Instance, Output, OutputKind, Result, Route, Urgency
+from dicomnode.records import Findings, Held, Instance, Output, OutputKind, Result, Route, Urgency
 from dicomnode.settings import LogSettings, Peer
 from dicomnode.stages.encode import Encode
 from tests.unit.fakes import MARK, PEERS, Unwanted, kit, raising, redacted, route
@@ -105,11 +107,38 @@ def test_an_instance_without_pixels_gives_the_original_alone() -> None:
     """A report or picture of an object that shows nothing would be about nothing."""
     refuse = raising(Unwanted)
     source = pydicom_file("rtplan.dcm")
-    result = work(kit(route(("sr", "sc", "deidentified", "original")), redact=refuse, encode=refuse), source)
+    result = work(kit(route(("sr", "sc", "original")), redact=refuse, encode=refuse), source)
     assert made(result) == ["original"]
     assert result.held == ()
     assert result.pixel_digest == ""
     assert written(result.outputs[0]) == spooled(source)
+
+
+def document(sop_class: str) -> bytes:
+    """An object of a class without pictures, whose text names somebody."""
+    ds = pydicom.dcmread(BytesIO(pydicom_file("rtplan.dcm")))
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = sop_class
+    ds.EncapsulatedDocument, ds.TextValue = b"%PDF QUISTGAARD", "Quistgaard"
+    stream = BytesIO()
+    ds.save_as(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("documents", ["hold", "drop"])
+@pytest.mark.parametrize("sop_class", [
+    uid.ComprehensiveSRStorage, uid.TwelveLeadECGWaveformStorage, uid.EncapsulatedPDFStorage, uid.EncapsulatedCDAStorage,
+    uid.EncapsulatedSTLStorage, uid.GrayscaleSoftcopyPresentationStateStorage, uid.RawDataStorage,
+    uid.BasicStructuredDisplayStorage, uid.GeneralECGWaveformStorage, uid.KeyObjectSelectionDocumentStorage,
+])  # fmt: skip
+def test_documents_never_leave_without_identity(sop_class: str, documents: Literal["hold", "drop"]) -> None:
+    """Reports, waveforms, documents: where a rule wants them de-identified they are held or given up, the original leaves."""
+    chosen = kit(
+        route(("sr", "sc", "deidentified", "original"), ("pacs", "lab")), redact=raising(Unwanted), documents=documents,
+        peers=dict.fromkeys(("pacs", "lab"), PEERS["pacs"]),
+    )
+    result = work(chosen, document(sop_class))
+    assert made(result) == ["original"]
+    assert result.held == (Held("deidentified", ("pacs", "lab"), "no_picture", dropped=documents == "drop"),)
 
 
 def test_an_image_without_pixels_is_held() -> None:

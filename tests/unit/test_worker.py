@@ -492,6 +492,17 @@ def test_a_held_output_is_told(desk: Desk, lines: Callable[[], list[dict[str, An
     assert told == [("sc", "redaction_uncertain", "error")]
 
 
+def test_an_output_that_is_given_up_by_rule_is_told(desk: Desk, lines: Callable[[], list[dict[str, Any]]]) -> None:
+    """What a document cannot become is in sight: a row, and a line that alarms nobody."""
+    desk.change(route=lambda *_: fakes.route(("deidentified", "original")), documents="drop")
+    one = desk.receive(pydicom_file("rtplan.dcm"))
+    desk.worker.step()
+    assert desk.deliveries(one) == [("original", "ready", ""), ("deidentified", "dropped", "no_picture")]
+    told = [(line["kind"], line["reason"], line["level"]) for line in lines() if line["event"] == "output_dropped"]
+    assert told == [("deidentified", "no_picture", "warning")]
+    assert not [line for line in lines() if line["event"] == "output_held"]
+
+
 def test_an_instance_over_its_deadline_ends_the_process(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else stops a stage that hangs inside a library; the exit code is that of a defect."""
     codes: list[int] = []

@@ -1,20 +1,24 @@
-"""Decides which overlay planes may stay in the header.
+"""Decides which overlay planes may stay in the header, and says what of its graphics goes.
 
 **Way** `overlays` looks at each overlay group (60xx). In strict mode a plane with any ink goes; in header mode it goes when
 something that identifies is read in it. What cannot be unpacked, and what lies in the unused bits of the pixels, goes too.
+Curves (50xx) and graphic annotations always go; where their text and figures stood is reported as ``graphic``.
 
 **Fails** `RedactionUncertain` as `ocr.Tesseract.read`.
 
-**Standard** PS3.3 C.9.2 (Overlay Plane Module), PS3.5 section 8.1.2.
+**Standard** PS3.3 C.9.2 (Overlay Plane Module), C.10.2 (curves, retired), C.10.5 (Graphic Annotation Module), PS3.5 section
+8.1.2.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from dicomnode.errors import Undecodable
 from dicomnode.image import Image
@@ -53,8 +57,11 @@ def overlays(image: Image, *, strict: bool, identifies: Callable[[Plane], bool])
                     break
         except Undecodable:
             groups.append(group)
-            found.append(Region(0, 0, 0, image.columns, image.rows, "overlay"))
-    return Dropped(tuple(dict.fromkeys(groups)), tuple(found))
+            found.append(_everywhere(image, "overlay"))
+    curves = sorted({int(tag) >> 16 for tag in image.dataset.keys() if int(tag) >> 24 == 0x50})  # noqa: SIM118
+    # A curve says in units of its own where it stands.
+    found += [_everywhere(image, "graphic") for _ in curves]
+    return Dropped((*dict.fromkeys(groups), *curves), (*found, *_graphics(image)))
 
 
 def _planes(image: Image, group: int) -> Iterator[Plane]:
@@ -98,3 +105,39 @@ def _region(image: Image, group: int, frame: int, plane: Plane) -> Region:
     y0, y1 = (min(max(int(v) + top, 0), image.rows) for v in (ys.min(), ys.max() + 1))
     x0, x1 = (min(max(int(v) + left, 0), image.columns) for v in (xs.min(), xs.max() + 1))
     return Region(min(max(first - 1 + frame, 0), image.frames - 1), x0, y0, x1 - x0, y1 - y0, "overlay")
+
+
+def _everywhere(image: Image, reason: str) -> Region:
+    return Region(0, 0, 0, image.columns, image.rows, reason)
+
+
+def _graphics(image: Image) -> Iterator[Region]:
+    """Say where the text and figures of graphic annotations stand; of those that do not say so in pixels, everywhere."""
+    try:
+        with guard("graphic annotations cannot be read"):
+            places = [
+                place
+                for annotation in image.dataset.get("GraphicAnnotationSequence") or []
+                for name in ("TextObjectSequence", "GraphicObjectSequence", "CompoundGraphicSequence")
+                for drawn in annotation.get(name) or []
+                for place in [_place(image, drawn)]
+            ]
+    except Undecodable:
+        places = [_everywhere(image, "graphic")]
+    yield from dict.fromkeys(places)
+
+
+def _place(image: Image, drawn: Dataset) -> Region:
+    """The rectangle of one text or figure, clipped to the picture; points are column and row and count from 1."""
+    units = {"BoundingBoxAnnotationUnits", "AnchorPointAnnotationUnits", "GraphicAnnotationUnits", "CompoundGraphicUnits"}
+    points = [
+        float(value)
+        for name in ("BoundingBoxTopLeftHandCorner", "BoundingBoxBottomRightHandCorner", "AnchorPoint", "GraphicData")
+        for value in (drawn.get(name) or [])
+    ]
+    in_pixels = {str(drawn.get(name)) for name in units if name in drawn} == {"PIXEL"}
+    if not in_pixels or not points or not all(map(math.isfinite, points)):
+        return _everywhere(image, "graphic")
+    left, top = (min(max(math.floor(min(points[i::2])) - 1, 0), most) for i, most in ((0, image.columns), (1, image.rows)))
+    right, bottom = (min(max(math.ceil(max(points[i::2])), 0), most) for i, most in ((0, image.columns), (1, image.rows)))
+    return Region(0, left, top, right - left, bottom - top, "graphic")
