@@ -12,8 +12,8 @@
         LeaseLost · SiblingActive · QueueUnavailable (QueueDamaged) · CannotListen
       Permanent              a person; an instance goes to quarantine, an output or delivery to hold
         Undecodable · UnsupportedTransferSyntax · StageFailed · RedactionUncertain (TextLeft) ·
-        NoPicture · PixelsDiffer · ContentDiffers · BodyPartUncertain · TagDisagrees · DiedThrice · NoPresentationContext · RefusedByPeer ·
-        AssociationRejected · ReleaseRefused · FileMissing
+        NoPicture · PixelsDiffer · ContentDiffers · BodyPartUncertain · TagDisagrees · DiedThrice · NoPresentationContext ·
+        RefusedByPeer · AssociationRejected · ReleaseRefused · FileMissing
       Expired                a person; the lifetime of a delivery was reached
       HeaderDiffers          nobody; a note on a row, never raised
       NotFound               the caller of a command named something that is not there
