@@ -18,7 +18,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +28,15 @@ from pydantic import ValidationError
 from pydicom.sr.codedict import codes
 
 from dicomnode.carding import draw_phantom, write_card, write_model_card
-from dicomnode.cards import Card, ModelFolder, digest_of_file, faults_of, load_card
+from dicomnode.cards import Card, ModelFolder, digest_of_file, faults_of
 from dicomnode.errors import BadCard, ConfigError, MissingModel, StageFailed
 from dicomnode.onnx_file import OnnxFile, look_into
 from dicomnode.repository import resolve, versions
 from dicomnode.stages.infer import Model
 from dicomnode.stages.preprocess import chain, to_unit
+from dicomnode.stages.redact.model import TextModel
 from dicomnode.stages.session import Port, Session
+from dicomnode.text_cards import TextFolder, folder_of, load_any
 
 Fit = Literal["letterbox", "stretch", "crop"]
 Range = Literal["unit", "symmetric", "bytes", "imagenet", "standardise"]
@@ -252,14 +254,15 @@ def put(root: Path, graph: Graph, card: Mapping[str, Any], notes: str) -> ModelF
     return ModelFolder(whole, root / whole.name / whole.version)
 
 
-def copy(root: Path, source: Path) -> ModelFolder:
+def copy(root: Path, source: Path) -> ModelFolder | TextFolder:
     """Copy a model that has a card, as `dicomnode train` makes it, when it answers its sample; raises as `put` does."""
-    card = load_card(source / "card.toml")
+    card = load_any(source / "card.toml")
     with _place(root, card.name, card.version) as folder:
         for file in sorted(path for path in source.iterdir() if path.is_file()):
             shutil.copyfile(file, folder / file.name)
-        Model(ModelFolder(load_card(folder / "card.toml"), folder)).check_sample()
-    return ModelFolder(card, root / card.name / card.version)
+        copied = folder_of(folder)
+        (TextModel(copied) if isinstance(copied, TextFolder) else Model(copied)).check_sample()
+    return replace(copied, path=root / card.name / card.version)
 
 
 @contextlib.contextmanager

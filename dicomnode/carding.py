@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.cards import Card, load_card
+from dicomnode.cards import AnyCard, Card, load_card
+from dicomnode.text_cards import TextCard, load_text_card
 
 
 def draw_phantom() -> NDArray[np.uint8]:
@@ -34,6 +35,16 @@ def draw_phantom() -> NDArray[np.uint8]:
     cv2.rectangle(picture, (89, 24), (103, 214), 205, -1)
     cv2.ellipse(picture, (108, 132), (30, 26), 20, 0, 360, 185, -1)
     return np.asarray(cv2.GaussianBlur(picture, (5, 5), 1.2), dtype=np.uint8)
+
+
+def draw_text_sample() -> NDArray[np.uint8]:
+    """Draw the phantom with made-up lines beside and above it, 256 rows by 256 columns, 8 bit."""
+    picture = np.full((256, 256), 12, dtype=np.uint8)
+    picture[32:, 64:] = draw_phantom()
+    lines = (("SAMPLE 0123", (8, 24), 0.7, 255), ("no one", (4, 120), 0.4, 160), ("L", (226, 236), 0.9, 240))
+    for text, place, scale, tone in lines:
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, tone, 1, cv2.LINE_AA)
+    return picture
 
 
 def _toml_key(key: str) -> str:
@@ -71,26 +82,54 @@ def _is_table(value: Any, prefix: str) -> bool:
 
 def write_card(card: Card, folder: Path) -> Card:
     """Write card.toml into the model's folder and read it back; raises what `load_card` raises."""
+    _write(card, folder)
+    return load_card(folder / "card.toml")
+
+
+def write_text_card(card: TextCard, folder: Path) -> TextCard:
+    """Write the card.toml of a network that finds text and read it back; raises what `load_text_card` raises."""
+    _write(card, folder)
+    return load_text_card(folder / "card.toml")
+
+
+def _write(card: AnyCard, folder: Path) -> None:
     lines = _toml(card.model_dump(mode="json", exclude_none=True))
     (folder / "card.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load_card(folder / "card.toml")
 
 
 def write_model_card(card: Card, folder: Path, evaluation: str, notes: str) -> None:
     """Write MODEL_CARD.md, the card for people: use, terms, data, figures (Markdown of `evaluate`) and what falls
     short.
     """
-    data = [f"| {item.source} | {item.pictures or 'not said'} | {item.licence} |" for item in card.training_data]
     labels = [
         f"| {label.key} | {label.meaning} | {label.concept.value} {label.concept.scheme} |" for label in card.labels
     ]
+    answers = ["| label | meaning | coded concept |", "|---|---|---|", *labels]
+    _write_for_people(card, folder, answers, notes, evaluation.replace("\n## ", "\n### ").replace("# ", "## ", 1).rstrip())
+
+
+def write_text_model_card(card: TextCard, folder: Path, notes: str) -> None:
+    """Write MODEL_CARD.md of a network that finds text; the figures are those of the card."""
+    answers = [
+        f"One number in 0..1 for each {card.step} x {card.step} pixels of a frame, from three renderings of it: the full range",
+        f"of its stored values, as displayed, and locally normalised. It counts as text from {card.threshold:g}.",
+    ]
+    figures = []
+    for name, table in card.figures.items():
+        rows = [f"| {key} | {value} |" for key, value in table.items()]
+        figures += [f"## Figures: {name}", "", "| figure | value |", "|---|---|", *rows, ""]
+    _write_for_people(card, folder, answers, notes, "\n".join(figures).rstrip())
+
+
+def _write_for_people(card: AnyCard, folder: Path, answers: list[str], notes: str, figures: str) -> None:
+    data = [f"| {item.source} | {item.pictures or 'not said'} | {item.licence} |" for item in card.training_data]
     text = [
         f"# {card.name} {card.version}", "",
         card.intended_use, "",
         "## Terms of the weights", "", f"{card.licence.identifier}. {card.licence.reason}", "",
-        "## Answers", "", "| label | meaning | coded concept |", "|---|---|---|", *labels, "",
+        "## Answers", "", *answers, "",
         "## Learned from", "", "| source | pictures | terms and whom to name |", "|---|---|---|", *data, "",
         "## What falls short", "", notes, "",
-        evaluation.replace("\n## ", "\n### ").replace("# ", "## ", 1).rstrip(),
+        figures,
     ]  # fmt: skip
     (folder / "MODEL_CARD.md").write_text("\n".join(text) + "\n", encoding="utf-8")

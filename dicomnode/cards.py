@@ -11,7 +11,7 @@ and the key where one is at fault.
 report can carry them.
 
 **Limits** A card says which preprocessing steps it wants by name; whether they exist is known where they run
-(`stages/infer.py`).
+(`stages/infer.py`). Networks that find text have cards of another kind (`text_cards`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicomnode.errors import BadCard, DigestMismatch, MissingModel
 from dicomnode.records import UNCERTAIN, Code
 
+#: Task of a network that finds text; its card is a `text_cards.TextCard`.
+TEXT = "text"
 # Who mends what is found.
 _MAKER = "who made the model mends its card, or goes back to an older version by NAME@VERSION"
 _COPY = "copy this version anew from where it came, all of its files"
@@ -174,12 +176,17 @@ class TrainingData(_Part):
     pictures: int | None = Field(None, ge=1, description="Number learned from; absent where the maker does not say.")
 
 
-class Sample(_Part):
-    """``[sample]``: a picture made by program with the answer that this model gave for it."""
+class SampleFile(_Part):
+    """``[sample]``: a picture made by program."""
 
     file: FileName = Field(description="Grey PNG in the card's folder; nobody's image.")
-    probabilities: dict[str, Probability] = Field(description="Expected probability per label.")
     tolerance: float = Field(gt=0, le=0.1, description="Largest difference that still passes.")
+
+
+class Sample(SampleFile):
+    """``[sample]``: a picture made by program with the answer that this model gave for it."""
+
+    probabilities: dict[str, Probability] = Field(description="Expected probability per label.")
 
 
 class DataFile(_Part):
@@ -189,34 +196,41 @@ class DataFile(_Part):
     sha256: Digest = Field(description="SHA-256 of the file.")
 
 
-class Card(_Part):
-    """A model card; one that exists agrees with itself."""
+class AnyCard(_Part):
+    """What every card says, whatever its model is for."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="Name that routes use; equals the folder's.")
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$", description="Version; equals the folder's.")
-    task: Literal["router", "findings"] = Field(description="router: says the body part; findings: says what is seen.")
+    task: str = Field(description="What the model is for; says which keys follow.")
     file: FileName = Field(description="ONNX file in the card's folder.")
     sha256: Digest = Field(description="SHA-256 of the ONNX file.")
     data: tuple[DataFile, ...] = Field((), description="Files beside it that hold its weights, where it is in several.")
-    body_parts: tuple[Word, ...] = Field(min_length=1, description="Body parts that the model is for.")
     intended_use: str = Field(min_length=1, description="What it may be used for, and what not.")
     licence: Licence = Field(description="Terms of the weights.")
     training_data: tuple[TrainingData, ...] = Field(min_length=1, description="What it learned from.")
+    figures: dict[str, dict[str, int | float | str]] = Field(
+        default_factory=dict, description="Measured numbers by split, such as [figures.test]."
+    )
+    sample: SampleFile = Field(description="A picture and the answer to it, checked at start.")
+
+    @property
+    def reference(self) -> str:
+        """The model as routes may name this very version: ``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+class Card(AnyCard):
+    """The card of a model that answers with labels; one that exists agrees with itself."""
+
+    task: Literal["router", "findings"] = Field(description="router: says the body part; findings: says what is seen.")
+    body_parts: tuple[Word, ...] = Field(min_length=1, description="Body parts that the model is for.")
     algorithm: Concept = Field(description="Algorithm family for reports (CID 7162), such as 123110 DCM.")
     input: Input = Field(description="What the network reads.")
     output: OutputSpec = Field(description="What the network answers.")
     labels: tuple[Label, ...] = Field(min_length=1, description="The answers, in the order of the output.")
     maps: tuple[MapSpec, ...] = Field((), description="Outputs that say where: heat maps and masks.")
     network: Network | None = Field(None, description="How training built it; absent for a model made elsewhere.")
-    figures: dict[str, dict[str, int | float | str]] = Field(
-        default_factory=dict, description="Measured numbers by split, such as [figures.test]."
-    )
     sample: Sample = Field(description="A picture and the answer to it, checked at start.")
-
-    @property
-    def reference(self) -> str:
-        """The model as routes may name this very version: ``name@version``."""
-        return f"{self.name}@{self.version}"
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -244,11 +258,15 @@ class Card(_Part):
         return self
 
 
+#: A kind of card.
+AnyKind = TypeVar("AnyKind", bound=AnyCard)
+
+
 @dataclass(frozen=True, slots=True)
-class ModelFolder:
+class AnyFolder:
     """A card that holds, and where it lies."""
 
-    card: Card
+    card: AnyCard
     path: Path
 
     @property
@@ -262,8 +280,33 @@ class ModelFolder:
         return self.path / self.card.sample.file
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFolder(AnyFolder):
+    """The card of a model that answers with labels, and where it lies."""
+
+    card: Card
+
+
 def load_card(path: Path) -> Card:
-    """Read a card.toml and check it against its folder and the ONNX file beside it.
+    """Read the card.toml of a model that answers with labels, and check it as `hold` does."""
+    table = read_table(path)
+    if table.get("task") == TEXT:
+        raise BadCard(f"{path}: task: it finds text in frames; what is asked for here says a body part or a finding")
+    return hold(path, table, Card)
+
+
+def read_table(path: Path) -> Mapping[str, Any]:
+    """Read a card.toml as it stands; raises `MissingModel` or `BadCard`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MissingModel(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadCard(f"{path}: {error}") from error
+
+
+def hold(path: Path, table: Mapping[str, Any], kind: type[AnyKind]) -> AnyKind:
+    """Make a card of its table and check it against its folder and the ONNX file beside it.
 
     Parameters
     ----------
@@ -281,11 +324,7 @@ def load_card(path: Path) -> Card:
         The ONNX file is not the one that the card describes.
     """
     try:
-        card = Card.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise MissingModel(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadCard(f"{path}: {error}") from error
+        card = kind.model_validate(table)
     except ValidationError as error:
         raise BadCard(f"{path}: {faults_of(error)}; {_MAKER}") from error
     folder = path.resolve().parent
@@ -317,7 +356,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def find_models(root: Path) -> Mapping[str, ModelFolder]:
-    """Load the newest version of every model under ``root``, by name.
+    """Load the newest version of every model under ``root`` that answers with labels, by name.
 
     A folder counts as a version when it is named ``<number>.<number>.<number>`` and holds a card.toml; every one of
     the newest is checked as `load_card` does.
@@ -337,4 +376,7 @@ def find_models(root: Path) -> Mapping[str, ModelFolder]:
             found = tuple(map(int, path.parent.name.split("."))), path
             name = path.parent.parent.name
             newest[name] = max(newest.get(name, found), found)
-    return {name: ModelFolder(load_card(path), path.parent) for name, (_, path) in newest.items()}
+    return {
+        name: ModelFolder(load_card(path), path.parent)
+        for name, (_, path) in newest.items() if read_table(path).get("task") != TEXT
+    }

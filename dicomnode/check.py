@@ -29,7 +29,7 @@ from dicomnode.judging import Endpoint, NoVerdict
 from dicomnode.kitting import load_models, map_kinds, misfits
 from dicomnode.pipeline import MAP_KINDS
 from dicomnode.places import folded
-from dicomnode.repository import models_dir, named, resolve, versions
+from dicomnode.repository import models_dir, named, resolve_any, versions
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
@@ -131,7 +131,7 @@ def _models(settings: Settings) -> Answers:
     for name, version in ((name, version) for name, numbers in versions(root).items() for version in numbers):
         if (name, version) not in used:
             try:
-                resolve(root, f"{name}@{version}")
+                resolve_any(root, f"{name}@{version}")
             except ConfigError as error:
                 yield Answer(f"model {name}@{version}", "warning", f"no rule names it, and it does not hold: {error}")
 

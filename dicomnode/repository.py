@@ -20,7 +20,10 @@ from dicomnode.errors import MissingModel
 from dicomnode.rules import Routes
 from dicomnode.settings import Settings, WorkSettings
 from dicomnode.share import share
+from dicomnode.text_cards import TextFolder, folder_of, load_text_card
 
+#: The two networks that redaction uses, by name.
+DETECTOR, GATE = TEXT_MODELS = ("text-detector", "text-gate")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -51,7 +54,7 @@ def named(routes: Routes) -> tuple[str, ...]:
 
 
 def resolve(root: Path, reference: str, approved: Mapping[str, str] | None = None) -> ModelFolder:
-    """Give the model that ``name`` or ``name@version`` means, its card checked.
+    """Give the model with labels that ``name`` or ``name@version`` means, its card checked.
 
     Parameters
     ----------
@@ -63,8 +66,33 @@ def resolve(root: Path, reference: str, approved: Mapping[str, str] | None = Non
     MissingModel
         There is no such model or version.
     BadCard, DigestMismatch
-        Its card does not hold.
+        Its card does not hold, or is that of a network that finds text.
     """
+    folder = _place(root, reference, approved)
+    return ModelFolder(load_card(folder / "card.toml"), folder)
+
+
+def resolve_any(root: Path, reference: str) -> ModelFolder | TextFolder:
+    """Give the model of whatever task; else as `resolve`."""
+    return folder_of(_place(root, reference, None))
+
+
+def load_text_model(root: Path | None, name: str, approved: Mapping[str, str] | None = None) -> TextFolder:
+    """Give a network that finds text, of the site's own folder or, where that has none of this name, as the node brings it.
+
+    Raises
+    ------
+    MissingModel
+        It is in neither.
+    BadCard, DigestMismatch
+        Its card does not hold, or is that of a model with labels.
+    """
+    own = root is not None and name in versions(root)
+    folder = _place(root if root is not None and own else share("models"), name, approved if own else None)
+    return TextFolder(load_text_card(folder / "card.toml"), folder)
+
+
+def _place(root: Path, reference: str, approved: Mapping[str, str] | None) -> Path:
     name, _, wanted = reference.partition("@")
     if not root.is_dir():
         raise MissingModel(f"{root}: is no folder of models")
@@ -74,12 +102,11 @@ def resolve(root: Path, reference: str, approved: Mapping[str, str] | None = Non
     version = wanted or (approved or {}).get(name) or there[name][0]
     if version not in there[name]:
         raise MissingModel(f"{root / name}: has no version {version}; there are: {', '.join(there[name])}")
-    folder = root / name / version
-    return ModelFolder(load_card(folder / "card.toml"), folder)
+    return root / name / version
 
 
 def approve(settings: Settings) -> Settings:
-    """The same settings with the newest version of each model that the routes name by its name alone."""
+    """The same settings with the newest version of each model that the routes name by its name alone, or redaction uses."""
     there = versions(models_dir(settings.work))
-    newest = {name: there[name][0] for name in named(settings.routes) if name in there}
+    newest = {name: there[name][0] for name in (*named(settings.routes), *TEXT_MODELS) if name in there}
     return settings.model_copy(update={"approved": newest})

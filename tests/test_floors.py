@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "dicomnode"
 FLOORS = {
     "": "0", "records": "0", "errors": "0", "dimse": "0", "uids": "0", "events": "0", "elements": "0",
     "contexts": "0",
-    "settings": "1", "rules": "1", "places": "1", "log": "1", "gate": "1", "cards": "1", "repository": "1",
+    "settings": "1", "rules": "1", "places": "1", "log": "1", "gate": "1", "cards": "1", "text_cards": "1", "repository": "1",
     "onnx_file": "1", "share": "1", "quieting": "1", "reference": "1",
     "image": "1", "header": "1", "listening": "1", "snapshot": "1",
     "pipeline": "2w", "kitting": "2w", "stages": "2w", "outputs": "2w", "spool": "2k", "queue": "2k", "upper": "2k",

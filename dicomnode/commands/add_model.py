@@ -39,6 +39,7 @@ from dicomnode.errors import BadCard
 from dicomnode.repository import resolve, versions
 from dicomnode.settings import load
 from dicomnode.share import share
+from dicomnode.text_cards import TextFolder
 
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CONCEPT = re.compile(r"(?P<value>[^^]{1,16})\^(?P<scheme>[^^]{1,16})\^(?P<meaning>[^^]{1,64})")
@@ -142,7 +143,11 @@ def add(  # noqa: PLR0917 - each answer is an option
     """
     folder = _target(config, root)
     if source.is_dir():
-        _say(copy(folder, source), as_json=json)
+        copied = copy(folder, source)
+        if isinstance(copied, ModelFolder):
+            _say(copied, as_json=json)
+        else:
+            _say_text(copied, as_json=json)
         return
     asker = _Asker(asks=sys.stdin.isatty() if ask is None else ask)
     graph = examine(source)
@@ -327,6 +332,14 @@ def _renewed_notes(old: Card) -> str:
         f"Other weights with the card of {old.reference}: labels, preprocessing and thresholds are from there. Temperature, "
         "certain_from and figures were of the old weights and are left out: measure it with `dicomnode evaluate`."
     )
+
+
+def _say_text(made: TextFolder, *, as_json: bool) -> None:
+    """Tell what was copied; redaction finds it by its name."""
+    if as_json:
+        print_json({"name": made.card.name, "version": made.card.version, "path": str(made.path)})
+    else:
+        typer.echo(f"written: {made.path}\nit answers its sample; redaction uses it from the next start or reload on")
 
 
 def _say(made: ModelFolder, *, as_json: bool) -> None:

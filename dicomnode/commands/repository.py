@@ -24,18 +24,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicomnode.cards import Card, ModelFolder
+from dicomnode.cards import AnyCard, Card, ModelFolder
 from dicomnode.commands.add_model import add
 from dicomnode.commands.files import each, instance_of, sources
 from dicomnode.commands.options import Json, MaybeConfig, print_json, routes_of
 from dicomnode.errors import EXIT_CONFIG, EXIT_FAILURE, ConfigError, MissingModel, StageFailed
 from dicomnode.image import Image
-from dicomnode.repository import models_dir, resolve, versions
+from dicomnode.repository import models_dir, resolve_any, versions
 from dicomnode.rules import Routes
 from dicomnode.settings import WorkSettings
 from dicomnode.stages.infer import BATCH, Model
 from dicomnode.stages.look import look
 from dicomnode.stages.preprocess import to_unit
+from dicomnode.stages.redact.model import TextModel
+from dicomnode.stages.redact.views import stack, views
+from dicomnode.text_cards import TextCard, TextFolder
 
 app = typer.Typer(no_args_is_help=True, help="The repository of models: list, check, test, add.")
 app.command("add")(add)
@@ -60,7 +63,7 @@ class _Version:
     newest: bool
     used_by: tuple[str, ...]
     #: None when the card does not hold, which ``fault`` says.
-    folder: ModelFolder | None
+    folder: ModelFolder | TextFolder | None
     fault: str = ""
 
 
@@ -94,7 +97,7 @@ class _Place:
                 used = tuple(self.users(name, version, numbers[0]))
                 folder, fault = None, ""
                 try:
-                    folder = resolve(self.root, f"{name}@{version}")
+                    folder = resolve_any(self.root, f"{name}@{version}")
                 except ConfigError as error:
                     fault = str(error)
                 yield _Version(name, version, self.root / name / version, version == numbers[0], used, folder, fault)
@@ -109,7 +112,7 @@ def _place(config: Path | None, root: Path | None) -> _Place:
     return _Place(found, work, routes if settings else None)
 
 
-def _size(folder: ModelFolder) -> int:
+def _size(folder: ModelFolder | TextFolder) -> int:
     return sum((folder.path / name).stat().st_size for name in (folder.card.file, *(item.file for item in folder.card.data)))
 
 
@@ -122,16 +125,20 @@ def list_models(config: MaybeConfig = None, root: Root = None, json: Json = Fals
         table.add_column(heading, justify="right" if heading == "MB" else "left", overflow="fold")
     for found in place.all(()):
         card = found.folder.card if found.folder else None
+        labelled = card if isinstance(card, Card) else None
         size = _size(found.folder) if found.folder else 0
         if json:
             print_json({
                 "name": found.name, "version": found.version, "newest": found.newest, "task": card.task if card else None,
-                "body_parts": list(card.body_parts) if card else [], "labels": [one.key for one in card.labels] if card else [],
-                "maps": [one.kind for one in card.maps] if card else [], "licence": card.licence.identifier if card else None,
+                "body_parts": list(labelled.body_parts) if labelled else [],
+                "labels": [one.key for one in labelled.labels] if labelled else [],
+                "maps": [one.kind for one in labelled.maps] if labelled else [],
+                "licence": card.licence.identifier if card else None,
                 "bytes": size, "used_by": list(found.used_by), "path": str(found.path), "fault": found.fault or None,
             })
             continue
-        told = (card.task, ", ".join(card.body_parts), card.licence.identifier) if card else ("[red]does not hold[/]", "", "")
+        parts = ", ".join(labelled.body_parts) if labelled else "-"
+        told = (card.task, parts, card.licence.identifier) if card else ("[red]does not hold[/]", "", "")
         mb = f"{size / 1e6:.1f}{' large' if size >= LARGE else ''}"
         used = ", ".join(found.used_by) or ("-" if found.newest else "- (older)")
         table.add_row(found.name if found.newest else "", found.version, *told, mb, escape(used))
@@ -150,8 +157,7 @@ def check_models(
         fault, off = found.fault, 0.0
         try:
             if found.folder:
-                model = Model(found.folder, provider=provider or place.work.provider, threads=place.work.threads)
-                off = model.check_sample()
+                off = _opened(found.folder, provider, place.work).check_sample()
         except ConfigError as error:
             fault = str(error)
         failed += bool(fault)
@@ -172,10 +178,13 @@ def check_models(
     raise typer.Exit(EXIT_CONFIG if failed else 0)
 
 
-def _told(card: Card) -> Iterator[str]:
+def _told(card: AnyCard) -> Iterator[str]:
     yield f"licence: {card.licence.identifier}. {card.licence.reason}"
     yield f"intended use: {card.intended_use}"
-    yield f"answers: {', '.join(f'{one.key} ({one.concept.value} {one.concept.scheme})' for one in card.labels)}"
+    if isinstance(card, Card):
+        yield f"answers: {', '.join(f'{one.key} ({one.concept.value} {one.concept.scheme})' for one in card.labels)}"
+    elif isinstance(card, TextCard):
+        yield f"answers: where text is, one value for {card.step} x {card.step} pixels, text from {card.threshold:g}"
     for name, figures in card.figures.items():
         # Bounds of intervals stand in the card; here the figures alone.
         short = {key: value for key, value in figures.items() if not key.endswith(("_low", "_high"))}
@@ -201,7 +210,7 @@ def try_models(
             if found.folder is None:
                 raise MissingModel(found.fault)
             before = _rss()
-            model = Model(found.folder, provider=provider or place.work.provider, threads=place.work.threads)
+            model = _opened(found.folder, provider, place.work)
             off = model.check_sample()
             memory = _rss() - before
         except ConfigError as error:
@@ -209,29 +218,44 @@ def try_models(
             typer.echo(f"dicomnode: {found.name} {found.version}: {error}", err=True)
             continue
         one_ms, many_ms = _timed(model)
+        batch = BATCH if isinstance(model, Model) else 1
         told = {
             "name": found.name, "version": found.version, "sample_off": off, "ms": round(one_ms, 2),
-            "batch": BATCH, "batch_ms": round(many_ms, 2), "memory_bytes": memory, "provider": model.provider,
+            "batch": batch, "batch_ms": round(many_ms, 2), "memory_bytes": memory, "provider": model.provider,
         }
         if json:
             print_json(told)
         else:
+            together = f", {many_ms:.1f} ms in batches of {batch}" if batch > 1 else ""
             typer.echo(
-                f"{found.name} {found.version}: sample answered, off by {off:.1e}; {one_ms:.1f} ms a picture, {many_ms:.1f} ms "
-                f"in batches of {BATCH}; {memory / 1e6:.0f} MB; {model.provider}",
+                f"{found.name} {found.version}: sample answered, off by {off:.1e}; {one_ms:.1f} ms a picture{together}; "
+                f"{memory / 1e6:.0f} MB; {model.provider}",
             )
-        broken += _ask(model, files, as_json=json)
+        broken += _ask(model, files, as_json=json) if isinstance(model, Model) else _look_for_text(model, files, as_json=json)
     raise typer.Exit(EXIT_CONFIG if failed else EXIT_FAILURE if broken else 0)
 
 
-def _timed(model: Model) -> tuple[float, float]:
-    """Milliseconds of one picture of 1024 x 1024, alone and in a batch, from the unit frame to the answer."""
+def _opened(folder: ModelFolder | TextFolder, provider: Literal["cpu", "cuda"] | None, work: WorkSettings) -> Model | TextModel:
+    wanted = provider or work.provider
+    if isinstance(folder, TextFolder):
+        return TextModel(folder, provider=wanted, threads=work.threads)
+    return Model(folder, provider=wanted, threads=work.threads)
+
+
+def _timed(model: Model | TextModel) -> tuple[float, float]:
+    """Milliseconds of one picture of 1024 x 1024, alone and in a batch, from the unit frame or the views to the answer."""
     picture = np.random.default_rng(0).random((1024, 1024), dtype=np.float32)
+    seen = np.dstack([(picture * 255).astype(np.uint8)] * 3)
     alone = []
     for _ in range(_RUNS):
         started = time.perf_counter()
-        model.answer(picture)
+        if isinstance(model, TextModel):
+            model.answer(seen)
+        else:
+            model.answer(picture)
         alone.append(time.perf_counter() - started)
+    if isinstance(model, TextModel):
+        return median(alone) * 1000, median(alone) * 1000
     started = time.perf_counter()
     model.answers([picture] * BATCH)
     return median(alone) * 1000, (time.perf_counter() - started) * 1000 / BATCH
@@ -260,6 +284,32 @@ def _ask(model: Model, files: Sequence[Path], *, as_json: bool) -> int:
             else:
                 typer.echo(f"  {file}: {', '.join(f'{key} {value:.3f}' for key, value in rounded.items())}  ({spent:.1f} ms)")
     return broken
+
+
+def _look_for_text(model: TextModel, files: Sequence[Path], *, as_json: bool) -> int:
+    """Say of each file what share of it counts as text; gives how many could not be read or answered."""
+
+    def look_at(file: Path) -> None:
+        seen = _views(file)
+        started = time.perf_counter()
+        share = float((model.answer(seen) >= model.card.threshold).mean())
+        spent = (time.perf_counter() - started) * 1000
+        if as_json:
+            print_json({"path": str(file), "name": model.card.name, "text_share": round(share, 5), "ms": round(spent, 2)})
+        else:
+            typer.echo(f"  {file}: text in {share:.2%} of it  ({spent:.1f} ms)")
+
+    return len(list(each(list(files), look_at, label="reading", quiet=True)))
+
+
+def _views(file: Path) -> NDArray[np.uint8]:
+    """The renderings of a file that redaction would show to a network."""
+    with file.open("rb") as stream:
+        if stream.read(132)[128:] == b"DICM":
+            stream.seek(0)
+            return views(Image.open(stream, instance_of(stream)), 0)
+    grey = np.rint(_picture(file) * 255).astype(np.uint8)
+    return stack(grey, grey, falls=False)
 
 
 def _read(into: dict[Path, NDArray[np.float32]], file: Path) -> None:

@@ -100,3 +100,46 @@ def train_findings(
     base = Task("findings", "site-findings") if task is None else FINDINGS[task]
     parts, marked = tuple(body_part or base.body_parts), tuple(abnormal or base.abnormal)
     _run(replace(base, body_parts=parts, abnormal=marked), teaching)
+
+
+@train.command("text")
+def train_for_text(
+    *,
+    manifest: Annotated[
+        Path, typer.Option("--manifest", help="Pictures to draw text upon: MANIFEST.csv (path, split) or a folder."),
+    ],
+    models: Annotated[Path, typer.Option("--models", help="Folder of models that both networks go to.")] = Path("models"),
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Folder for checkpoints, history and curves."),
+    ] = Path("runs/text"),
+    model_version: Annotated[
+        str, typer.Option("--model-version", help="Version of both networks, MAJOR.MINOR.PATCH."),
+    ] = "1.0.0",
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to learn.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=2, help="Pieces in one step.")] = None,
+    side: Annotated[int | None, typer.Option("--side", min=64, help="Rows and columns of a piece, a multiple of 32.")] = None,
+    rate: Annotated[float | None, typer.Option("--rate", min=1e-7, max=1, help="Highest learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
+    fonts: Annotated[
+        list[Path] | None, typer.Option("--fonts", help="Folder of typefaces; repeatable; default: those of the machine."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that draw; 0 draws where it learns.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Cores to learn with.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto (the GPU when there is one), cpu, cuda.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint under --runs.")] = False,
+    overwrite: Annotated[bool, typer.Option("--replace", help="Write over models of this version.")] = False,
+) -> None:
+    """Train the two networks that find text in frames, on text drawn over pictures."""
+    _need_torch()
+    from dicomnode.training.learn import Machine  # noqa: PLC0415 - needs torch
+    from dicomnode.training.text.learn import TextPlan  # noqa: PLC0415
+    from dicomnode.training.text.train import TextOrder, train_text  # noqa: PLC0415
+
+    numbers = {"steps": steps, "batch": batch, "side": side, "rate": rate, "seed": seed}
+    folders = train_text(
+        TextOrder(manifest, models, runs, model_version, tuple(fonts or ()), resume, overwrite),
+        TextPlan(**{key: value for key, value in numbers.items() if value is not None}),  # type: ignore[arg-type]
+        Machine(device, threads), workers,
+        tell=lambda text: typer.echo(f"dicomnode: {text}", err=True),
+    )  # fmt: skip
+    typer.echo("\n".join(f"written: {folder}" for folder in folders))

@@ -173,7 +173,7 @@ def read_folder(root: Path) -> tuple[Example, ...]:
         for folder in sorted(entry for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
             label = word(folder.name)
             folders[label] = folder
-            for number, path in enumerate(_pictures(folder), start=1):
+            for number, path in enumerate(pictures_in(folder), start=1):
                 if label is None:
                     raise BadSetting(f"{folder}: is to be named after {_NEEDS}; {_MEND}")
                 person = _dicom_person(path)
@@ -185,7 +185,8 @@ def read_folder(root: Path) -> tuple[Example, ...]:
     return tuple(found)
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """Give every PNG, JPEG and DICOM file below a folder, in the order of names."""
     for path in sorted(folder.rglob("*")):
         if path.is_file() and (path.suffix.lower() in _PICTURES or _is_dicom(path)):
             yield path

@@ -22,7 +22,7 @@ _ARTIFICIAL_INTELLIGENCE = cards.Concept(value="123110", scheme="DCM", meaning="
 #: Terms of start weights that ask for no more than naming them.
 _FREE = frozenset({"Apache-2.0", "CC-BY-4.0"})
 #: How manifests begin the terms of pictures that ask for no more than naming their makers, or for that and the same terms.
-_OPEN = ("CC BY 4.0", "CC0", "NIH ChestX-ray14 (no restriction", "BUSI: CC0")
+_OPEN = ("CC BY 4.0", "CC0", "BSD-2-Clause", "NIH ChestX-ray14 (no restriction", "BUSI: CC0")
 _SHARE_ALIKE = "CC BY-SA 4.0"
 _FEW = 100  # pictures of a class; below, a card says so
 

@@ -9,8 +9,8 @@ torch's names.
 
 **Standard** ONNX operator set 18.
 
-**Limits** The layers of `networks`; the float16 storage rounds weights, so `round_weights` comes first and what is measured
-afterwards is what is stored.
+**Limits** The layers of `networks` and `text.network`; the float16 storage rounds weights, so `round_weights` comes first and
+what is measured afterwards is what is stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import hashlib
 import operator
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -37,6 +37,8 @@ OPSET, _IR_VERSION = 18, 8
 _LARGE = 1024
 _FLOAT16_MAX = 65504.0
 INPUT, LOGITS, MAPS = "image", "logits", "cam"
+#: Sides of a tensor; a word is any size.
+Sides: TypeAlias = list[str | int]
 
 
 def round_weights(network: nn.Module) -> None:
@@ -72,7 +74,7 @@ class _Writer:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=f"{kind}:{name}", **attributes))
         return name
 
-    def module(self, module: nn.Module, target: str, value: str, name: str) -> str:  # noqa: PLR0911 - one for each layer
+    def module(self, module: nn.Module, target: str, value: str, name: str) -> str:  # noqa: C901, PLR0911 - one for each layer
         """Append a layer of torch whose tensors are called after `target`."""
 
         def of(what: str) -> str:
@@ -99,6 +101,8 @@ class _Writer:
                 return self.add("Clip", [value, *ends], name)
             case nn.ReLU():
                 return self.add("Relu", [value], name)
+            case nn.PixelShuffle():
+                return self.add("DepthToSpace", [value], name, blocksize=module.upscale_factor, mode="CRD")
             case nn.SiLU():
                 return self.silu([value], name)
             case nn.Dropout() | nn.Identity():
@@ -118,6 +122,11 @@ class _Writer:
             return self.add(simple[node.target], inputs, node.name)
         if node.target is nn.functional.silu:
             return self.silu(inputs, node.name)
+        if node.target is nn.functional.interpolate and node.kwargs["mode"] == "nearest":
+            factor = node.kwargs["scale_factor"]
+            scales = self.tensor(f"scales.{factor}", np.array([1, 1, factor, factor], dtype=np.float32))
+            how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            return self.add("Resize", [*inputs, "", scales], node.name, mode="nearest", **how)
         if node.target == "mean" and node.args[1:] == ((2, 3),):
             axes = self.tensor("mean.axes", np.array([2, 3], dtype=np.int64))
             return self.add("ReduceMean", [*inputs, axes], node.name, keepdims=int(bool(node.kwargs.get("keepdim", False))))
@@ -136,22 +145,8 @@ def write_onnx(network: Classifier, path: Path, shape: tuple[int, int, int]) -> 
     -------
     SHA-256 of the file.
     """
-    learning = network.training
-    traced = fx.symbolic_trace(network.eval())
-    network.train(learning)
-    writer, names, features = _Writer(), dict[fx.Node, str](), ""
-    for node in traced.graph.nodes:
-        inputs = [names[argument] for argument in node.all_input_nodes]
-        match node.op:
-            case "placeholder":
-                names[node] = INPUT
-            case "call_module":
-                names[node] = writer.module(traced.get_submodule(str(node.target)), str(node.target), inputs[0], node.name)
-            case "output":
-                writer.add("Identity", inputs, LOGITS)
-            case _:
-                names[node] = writer.function(node, inputs)
-                features = inputs[0] if node.target == "mean" else features  # the last mean is the classifier's
+    writer = _Writer()
+    features = _append(network, writer, INPUT, LOGITS)
     classes, channels = network.classifier.weight.shape
     weight = writer.tensor("classifier.weight", network.classifier.weight.detach().cpu().numpy())
     kernel = writer.add("Reshape", [weight, writer.tensor("cam.shape", np.array([classes, channels, 1, 1]))], "cam.kernel")
@@ -159,12 +154,54 @@ def write_onnx(network: Classifier, path: Path, shape: tuple[int, int, int]) -> 
     beyond = writer.tensor("cam.beyond", np.array([0, 0, 0, 0, 0, 0, 1, 1]))
     padded = writer.add("Pad", [places, beyond], "cam.padded", mode="edge")
     writer.add("AveragePool", [padded], MAPS, kernel_shape=[2, 2], strides=[1, 1])
-    outputs: dict[str, list[str | int]] = {LOGITS: ["n", classes], MAPS: ["n", classes, "rows", "cols"]}
-    graph = helper.make_graph(
-        writer.nodes, "network", [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", *shape])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name, sides in outputs.items()],
-        initializer=list(writer.tensors.values()),
-    )  # fmt: skip
+    return _save(writer, {INPUT: ["n", *shape]}, {LOGITS: ["n", classes], MAPS: ["n", classes, "rows", "cols"]}, path)
+
+
+def write_graph(network: nn.Module, path: Path, taken: tuple[str, Sides], given: tuple[str, Sides]) -> str:
+    """Write a network of one input and one output as ONNX.
+
+    Parameters
+    ----------
+    taken, given
+        Name and sides of the input and of the output; a side that is a word may be of any size.
+
+    Returns
+    -------
+    SHA-256 of the file.
+    """
+    writer = _Writer()
+    _append(network, writer, taken[0], given[0])
+    return _save(writer, dict([taken]), dict([given]), path)
+
+
+def _append(network: nn.Module, writer: _Writer, entry: str, answer: str) -> str:
+    """Append a network from its input to its answer; gives the value that it takes the last mean of, if any."""
+    learning = network.training
+    traced = fx.symbolic_trace(network.eval())
+    network.train(learning)
+    names, features = dict[fx.Node, str](), ""
+    for node in traced.graph.nodes:
+        inputs = [names[argument] for argument in node.all_input_nodes]
+        match node.op:
+            case "placeholder":
+                names[node] = entry
+            case "call_module":
+                names[node] = writer.module(traced.get_submodule(str(node.target)), str(node.target), inputs[0], node.name)
+            case "output":
+                writer.add("Identity", inputs, answer)
+            case _:
+                names[node] = writer.function(node, inputs)
+                features = inputs[0] if node.target == "mean" else features  # the last mean is the classifier's
+    return features
+
+
+def _save(writer: _Writer, taken: Mapping[str, Sides], given: Mapping[str, Sides], path: Path) -> str:
+    """Check the graph and write it; gives the SHA-256 of the file."""
+    entering, leaving = (
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name, sides in ports.items()]
+        for ports in (taken, given)
+    )
+    graph = helper.make_graph(writer.nodes, "network", entering, leaving, initializer=list(writer.tensors.values()))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION)
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from dicomnode.training.text.grounds import Ground, Grounds
 from dicomnode.training.text.targets import CORE_STEP
 
 #: Mean probability of a core from which it is doubtful, and its least pixels.
-SURE, LEAST = 0.85, 6
+SURE, LEAST = 0.6, 6
 _SCALES = (1.0, 2.0)
 _STEP = 32
 

@@ -11,6 +11,7 @@ evaluation draws with those.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,6 +41,8 @@ _HERSHEY = (
     cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX,
 )  # fmt: skip
 _BITMAP_MOST = 64
+#: How often strokes of Hershey, bitmaps and outlines are drawn.
+_KINDS = {"hershey": 0.2, "bitmap": 0.35, "outline": 0.45}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,29 @@ class Face:
         return _cut(ink)
 
 
+class Typecase:
+    """Faces by kind and family, to draw from."""
+
+    def __init__(self, faces: Sequence[Face]) -> None:
+        self._kinds: list[list[list[Face]]] = []
+        shares = []
+        for kind, share in _KINDS.items():
+            families: dict[str, list[Face]] = {}
+            for face in faces:
+                if face.kind == kind:
+                    families.setdefault(face.family, []).append(face)
+            if families:
+                self._kinds.append([families[name] for name in sorted(families)])
+                shares.append(share)
+        self._shares = np.array(shares) / sum(shares)
+
+    def draw(self, random: np.random.Generator) -> Face:
+        """Choose among kinds first, then families, then files: there are many more bitmaps than people use."""
+        families = self._kinds[random.choice(len(self._kinds), p=self._shares)]
+        family = families[random.integers(len(families))]
+        return family[random.integers(len(family))]
+
+
 def find_faces(folders: Sequence[Path] = FOLDERS) -> list[Face]:
     """List the typefaces of this machine, each family under one name; OpenCV's are always there."""
     faces = [Face(f"hershey{number}", hershey=number) for number in _HERSHEY]
@@ -100,6 +126,17 @@ def find_faces(folders: Sequence[Path] = FOLDERS) -> list[Face]:
     if not faces:
         raise BadSetting("there is no typeface to draw with: install some, such as fonts-liberation and xfonts-base")
     return faces
+
+
+def split_faces(faces: Sequence[Face]) -> tuple[list[Face], list[Face]]:
+    """Part the faces to learn from and those that val is drawn with, a tenth of the families; of too few, val has the same."""
+    own = [face for face in faces if not _for_val(face)]
+    held = [face for face in faces if _for_val(face)]
+    return (own, held) if own and held else (list(faces), list(faces))
+
+
+def _for_val(face: Face) -> bool:
+    return zlib.crc32(face.family.encode()) % 10 == 0
 
 
 def _speaks(face: Face) -> bool:

@@ -1,17 +1,18 @@
 """Pictures to draw text upon: parts of radiographs, ultrasound and CT, at any scale, or nothing but a plain ground.
 
-**Way** `Grounds` holds the pictures of split ``train``; `Grounds.cut` gives one part as floats, with a mask of what may be text
-of its own (`Ground.doubt`), where nothing is learned.
+**Way** `find_pictures` lists what a manifest or a folder has, `Grounds` holds what was read of it; `Grounds.cut` gives one part
+as floats, with a mask of what may be text of its own (`Ground.doubt`), where nothing is learned.
 
 **Fails** `BadSetting` when there is no picture.
 
-**Limits** The pictures are small; enlarged ones are soft, so noise is added elsewhere.
+**Limits** Of a multi-frame file the first frame. Splits that are drawn do not keep persons apart: val is about drawn text.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dicomnode.errors import BadSetting
+from dicomnode.errors import BadSetting, DicomNodeError
 from dicomnode.image import Image
+from dicomnode.training.datasets import Example, pictures_in
+from dicomnode.training.splits import draw_split
 
 Grey = NDArray[np.uint8]
 Random = np.random.Generator
 #: Longest side that is kept of a picture.
 _MOST = 2200
 _SCALES = (0.5, 4.0)
+_SEED = 1
+_LABEL = "ground"
+_PLAIN = (".png", ".jpg", ".jpeg")
+_SUFFIXES = (*_PLAIN, ".dcm")
+#: Folders of our own manifest: pictures under narrower terms, and the DICOM files that nothing is evaluated on.
+_NARROWER, _SERIES = ("nc_sa/", "nc/"), "dicom/ct_series/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +47,55 @@ class Ground:
     doubt: NDArray[np.bool_] | None = None
 
 
-def ground_paths(manifest: Path, split: str, *, licences: Sequence[str] = ("nc_sa/", "nc/")) -> list[Path]:
-    """List the pictures of a split, none of folders under narrower terms; a large copy belongs to the split of its twin."""
-    rows = {row["path"]: row for row in csv.DictReader(manifest.read_text(encoding="utf-8").splitlines())}
-    found = []
-    for path, row in rows.items():
-        if path.startswith(tuple(licences)) or not path.endswith((".png", ".jpg", ".jpeg", ".dcm")):
-            continue
-        twin = row["note"].partition("same picture as ")[2].split(";")[0].strip()
-        own = rows.get(twin, row)["split"]
-        if path.startswith("dicom/"):
-            own = "train" if path.startswith("dicom/ct_series/") else ""
-        if own == split and (manifest.parent / path).is_file():
-            found.append(manifest.parent / path)
-    return found
+def find_pictures(data: Path) -> list[Example]:
+    """List the pictures of a manifest (columns path and split) or of a folder, whose splits are drawn.
+
+    Of our own manifest those under narrower terms are left out, a large copy belongs to the split of its twin, and of the DICOM
+    files only the CT series is learned from, for evaluation is on the others.
+
+    Raises
+    ------
+    BadSetting
+        It cannot be read, or a column is missing.
+    """
+    if data.is_dir():
+        names = [(path, path.relative_to(data).as_posix()) for path in pictures_in(data)]
+        return [Example(path, _LABEL, draw_split(name), drawn=True) for path, name in names]
+    try:
+        rows = {row["path"]: row for row in csv.DictReader(data.read_text(encoding="utf-8-sig").splitlines())}
+        found = [Example(
+            data.parent / path, _LABEL, _split(row, rows), row.get("source_repo") or "", row.get("licence") or "",
+        ) for path, row in rows.items() if not path.startswith(_NARROWER) and path.endswith(_SUFFIXES)]  # fmt: skip
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadSetting(f"{data}: cannot be read: {error}") from error
+    except KeyError as error:
+        raise BadSetting(f"{data}: has no column {error}; a manifest has path and split") from None
+    return [example for example in found if example.path.is_file()]
+
+
+def _split(row: Mapping[str, str], rows: Mapping[str, Mapping[str, str]]) -> str:
+    if row["path"].startswith(_SERIES):
+        return "train"
+    twin = (row.get("note") or "").partition("same picture as ")[2].split(";")[0].strip()
+    return rows.get(twin, row)["split"]
+
+
+def choose(examples: Sequence[Example], split: str, most: int) -> list[Example]:
+    """Choose at most ``most`` of a split, always the same."""
+    own = [example for example in examples if example.split == split]
+    return [own[i] for i in sorted(np.random.default_rng(_SEED).permutation(len(own))[:most])]
 
 
 def read_ground(path: Path) -> Grey | None:
-    """Read a picture or DICOM file as grey; None when it shows nothing."""
+    """Read a picture or DICOM file as grey; None when it shows nothing, or cannot be read."""
     read: NDArray[Any] | None
-    if path.suffix == ".dcm":
-        with path.open("rb") as stream:
+    if path.suffix.lower() in _PLAIN:
+        read = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    else:
+        read = None
+        with path.open("rb") as stream, suppress(DicomNodeError):
             image = Image.open(stream)
             read = image.picture(0) if image.has_pixels else None
-    else:
-        read = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if read is None or read.ndim != 2 or int(read.max()) - int(read.min()) < 8:
         return None
     picture = np.asarray(read, np.uint8)
@@ -81,10 +114,9 @@ class Grounds:
         self._grounds = tuple(grounds)
 
     @classmethod
-    def read(cls, paths: Sequence[Path], most: int, seed: int) -> Grounds:
-        """Read at most ``most`` of the files."""
-        chosen = np.random.default_rng(seed).permutation(len(paths))[:most]
-        pictures = (read_ground(paths[i]) for i in sorted(chosen))
+    def read(cls, examples: Sequence[Example]) -> Grounds:
+        """Read the files; those that show nothing are passed over."""
+        pictures = (read_ground(example.path) for example in examples)
         return cls([Ground(picture) for picture in pictures if picture is not None])
 
     def __iter__(self) -> Iterator[Ground]:
@@ -112,7 +144,8 @@ class Grounds:
         picture = np.ascontiguousarray(picture) ** np.float32(np.exp(random.uniform(-0.5, 0.5)))
         if random.random() < 0.15:
             picture = 1 - picture
-        return np.asarray(np.clip(picture, 0, 1), np.float32), np.ascontiguousarray(away)
+        made = _harsh(np.asarray(picture, np.float32), random)
+        return np.asarray(np.clip(made, 0, 1), np.float32), np.ascontiguousarray(away)
 
 
 def _window(picture: Grey, doubt: NDArray[np.bool_], need: int, random: Random) -> tuple[Grey, NDArray[np.bool_]]:
@@ -129,6 +162,24 @@ def _window(picture: Grey, doubt: NDArray[np.bool_], need: int, random: Random) 
         canvas[y0 - top : y1 - top, x0 - left : x1 - left] = picture[y0:y1, x0:x1]
         mask[y0 - top : y1 - top, x0 - left : x1 - left] = doubt[y0:y1, x0:x1]
     return canvas, mask
+
+
+def _harsh(picture: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
+    """Make some as careless hands leave them: clipped, in few steps, wrapped around as by a lost high byte, or speckled."""
+    kind = random.random()
+    if kind < 0.08:
+        low, high = np.sort(random.random(2))
+        return np.asarray((picture - low) / max(high - low, 0.05), np.float32)
+    if kind < 0.11:
+        steps = float(random.integers(3, 24))
+        return np.asarray(np.floor(picture * steps) / steps, np.float32)
+    if kind < 0.17:
+        return np.asarray((picture * random.uniform(1.5, 16)) % 1, np.float32)
+    if kind < 0.25:
+        grain = random.normal(1, random.uniform(0.1, 0.5), picture.shape)
+        soft = np.asarray(cv2.GaussianBlur(grain, (0, 0), float(random.uniform(0.4, 1.5))))
+        return np.asarray(picture * soft, np.float32)
+    return picture
 
 
 def _plain(side: int, random: Random) -> NDArray[np.float32]:

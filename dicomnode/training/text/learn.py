@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from dicomnode.errors import BadSetting
 from dicomnode.training.text.doubt import doubts, load_doubts, save_doubts
-from dicomnode.training.text.fonts import Face
+from dicomnode.training.text.fonts import Face, Typecase
 from dicomnode.training.text.grounds import Grounds
 from dicomnode.training.text.network import STEEP, Detector, Gate
 from dicomnode.training.text.scene import make_scene
@@ -59,7 +59,7 @@ class TextPlan:
     #: Pieces of val.
     val: int = 192
     #: Step from which on nothing is learned where the grounds may hold text of their own (`doubt`).
-    doubt_at: int = 1500
+    doubt_at: int = 4000
 
 
 Piece = tuple[Tensor, ...]
@@ -69,7 +69,7 @@ class Pieces(Dataset[Piece]):
     """Pieces by number; each is drawn from its own seed."""
 
     def __init__(self, grounds: Grounds, faces: list[Face], side: int, seed: int, first: int, count: int) -> None:
-        self._grounds, self._faces, self._side = grounds, faces, side
+        self._grounds, self._faces, self._side = grounds, Typecase(faces), side
         self._seed, self._first, self._count = seed, first, count
 
     def __len__(self) -> int:
@@ -130,7 +130,7 @@ class TextRun:
         parameters = [p for network in self.networks.values() for p in network.parameters()]
         self.optimiser = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=plan.decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
-        self.step, self.best, self.history = 0, -1.0, list[dict[str, float]]()
+        self.step, self.best, self.history = 0, -math.inf, list[dict[str, float]]()
 
     def _rate(self, step: int) -> float:
         return min((step + 1) / _WARM, 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.plan.steps))) + 5e-3)
@@ -218,7 +218,7 @@ def pieces(grounds: Grounds, faces: list[Face], plan: TextPlan, first: int, last
 def teach(
     train: tuple[Grounds, list[Face]], val: tuple[Grounds, list[Face]], plan: TextPlan, out: Path, *,
     resume: bool, device: torch.device, workers: int = 1,
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[Detector, Gate]:
     """Teach both networks; gives detector and gate with the averaged weights of the best look at val.
 
     Parameters
@@ -252,8 +252,13 @@ def teach(
             row = " ".join(f"{key}={value:g}" for key, value in run.history[-1].items())
             console.print(row, highlight=False, soft_wrap=True)
             began, losses = time.monotonic(), []
+    return load_best(out, device)
+
+
+def load_best(out: Path, device: torch.device) -> tuple[Detector, Gate]:
+    """Load the averaged weights of the best look at val of a run."""
     kept = torch.load(out / "best.pt", map_location=device, weights_only=True)
-    for name, average in run.averages.items():
-        average.load_state_dict(kept[name])
-        average.eval()
-    return run.averages["detector"], run.averages["gate"]
+    detector, gate = Detector().to(device), Gate().to(device)
+    detector.load_state_dict(kept["detector"])
+    gate.load_state_dict(kept["gate"])
+    return detector.eval(), gate.eval()

@@ -10,6 +10,8 @@ core and, while it learns, a threshold, by which differentiable binarisation mak
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,12 +94,18 @@ def _twice(x: Tensor) -> Tensor:
 
 
 class Answer(nn.Module):
-    """A network with the probabilities that it is exported with; the threshold is for learning alone."""
+    """A network with the probabilities that it is exported with; the threshold is for learning alone and is cut off."""
 
     def __init__(self, network: Gate | Detector) -> None:
         super().__init__()
-        self.network = network
+        self.network = deepcopy(network)
+        if isinstance(self.network, Detector):
+            whole = self.network.head
+            self.network.head = nn.Conv2d(whole.in_channels, whole.out_channels // 2, 1)
+            own = {key: value[: whole.out_channels // 2] for key, value in whole.state_dict().items()}
+            self.network.head.load_state_dict(own)
 
     def forward(self, views: Tensor) -> Tensor:
         """Give the probabilities."""
-        return torch.sigmoid(self.network(views)[:, :1])
+        made: Tensor = torch.sigmoid(self.network(views))
+        return made

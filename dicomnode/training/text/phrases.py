@@ -81,9 +81,9 @@ def phrase(random: np.random.Generator) -> str:
         made = _value(random)
     elif kind < 0.60:
         made = f"{random.choice(_TITLES)}{random.choice([':', ': ', ' ', ' : ', '='])}{_value(random)}"
-    elif kind < 0.85:
+    elif kind < 0.80:
         made = str(random.choice(_TECHNICAL))
-    elif kind < 0.95:
+    elif kind < 0.90:
         made = _noise(random)
     else:
         made = str(random.choice(list(string.ascii_uppercase + string.digits)))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dicomnode.stages.redact.views import stack
 from dicomnode.training.text.clutter import blank, draw_clutter
-from dicomnode.training.text.fonts import Face, Ink
+from dicomnode.training.text.fonts import Face, Ink, Typecase
 from dicomnode.training.text.grounds import Grounds
 from dicomnode.training.text.phrases import phrase
 
@@ -28,8 +28,6 @@ Box = tuple[int, int, int, int]
 SIZES = (7.0, 84.0)
 #: Least difference from the ground: as a share of the scale, and in standard deviations of the ground under it.
 _CONTRAST, _ABOVE = 0.045, 1.2
-#: How often strokes of Hershey, bitmaps and outlines are drawn.
-_KINDS = (0.2, 0.35, 0.45)
 _BITS = (8, 8, 8, 10, 12, 12, 14, 16)
 
 
@@ -80,7 +78,7 @@ class _Style:
     alpha: float
 
 
-def make_scene(grounds: Grounds, faces: list[Face], side: int, random: Random) -> Scene:
+def make_scene(grounds: Grounds, faces: Typecase, side: int, random: Random) -> Scene:
     """Make one piece of (side, side) pixels; ``side`` is a multiple of 32."""
     ground, doubt = grounds.cut(side, random)
     colour = random.random() < 0.2
@@ -105,8 +103,8 @@ def _any_tone(random: Random, *, colour: bool) -> tuple[float, ...]:
     return (float(random.choice([0.0, 1.0, random.random()])),)
 
 
-def _style(faces: list[Face], random: Random) -> _Style:
-    face = _face(faces, random)
+def _style(faces: Typecase, random: Random) -> _Style:
+    face = faces.draw(random)
     size = int(np.exp(random.uniform(*np.log(SIZES))))
     return _Style(
         face=face,
@@ -122,26 +120,14 @@ def _style(faces: list[Face], random: Random) -> _Style:
     )
 
 
-def _face(faces: list[Face], random: Random) -> Face:
-    """Choose among kinds first, then families, then files: there are many more bitmaps than people use."""
-    kinds = [[face for face in faces if face.kind == kind] for kind in ("hershey", "bitmap", "outline")]
-    there = [(own, share) for own, share in zip(kinds, _KINDS, strict=True) if own]
-    shares = np.array([share for _, share in there])
-    own = there[random.choice(len(there), p=shares / shares.sum())][0]
-    families = sorted({face.family for face in own})
-    family = families[random.integers(len(families))]
-    own = [face for face in own if face.family == family]
-    return own[random.integers(len(own))]
-
-
-def _block(canvas: _Canvas, faces: list[Face], random: Random) -> None:
+def _block(canvas: _Canvas, faces: Typecase, random: Random) -> None:
     """Write some lines below each other."""
     style = _style(faces, random)
     inks = [ink for _ in range(_how_many(style.size, random)) if (ink := _ink(style, random)) is not None]
     if not inks:
         return
     step = max(3, round(max(ink.shape[0] for ink in inks) * random.uniform(1.1, 1.9)))
-    turns = int(random.choice([0, 1, 3, 2], p=[0.85, 0.07, 0.07, 0.01]))
+    turns = int(random.choice([0, 1, 3, 2], p=[0.78, 0.1, 0.1, 0.02]))
     inks = [np.rot90(ink, turns) for ink in inks]
     extent = canvas.side
     x0, y0 = (int(random.integers(-extent // 8, extent)) for _ in range(2))
