@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ _COLUMNS = ("path", "kind", "text", "x0", "y0", "x1", "y1", "visible", "origin",
 _LOOPS, _FRAMES = 0.17, (3, 7)
 #: Grey levels that strokes must stand apart to be seen.
 _SEEN = 14
+#: Share of its strokes that a string must show; with less it cannot be read.
+_LEAST_SHOWN = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,16 @@ def _file(
         for other in range(count):
             if other != frame:
                 _erase(frames[other], grounds[other], one)
+    seen: list[bool] = []
+    for index, one in enumerate(sheet.placed):
+        frame = alone.get(index, 0)
+        left = _left(sheet, one, frames[frame], grounds[frame])
+        seen.append(left is not None and _apart(sheet, left, frames[frame]))
+        sheet.placed[index] = left or one
     write(folder / name, frames, form, who, f"{layout} console", random)
     cv2.imwrite(str(folder / mask), sheet.strokes.astype(np.uint8) * 255)
     for index, one in enumerate(sheet.placed):
-        yield _row(name, mask, layout, one, alone.get(index), _apart(sheet, one, frames[alone.get(index, 0)]))
+        yield _row(name, mask, layout, one, alone.get(index), seen[index])
     if not sheet.placed:
         yield {"path": name, "kind": ""} | dict.fromkeys(("x0", "y0", "x1", "y1"), 0)
 
@@ -110,6 +118,24 @@ def _moved(ground: Grey, step: int) -> Grey:
 def _erase(frame: Any, ground: Grey, one: Placed) -> None:
     box = (slice(max(0, one.y0 - 3), one.y1 + 4), slice(max(0, one.x0 - 3), one.x1 + 4))
     frame[box] = ground[box][..., None] if frame.ndim == 3 else ground[box]
+
+
+def _left(sheet: Sheet, one: Placed, frame: Any, ground: Grey) -> Placed | None:
+    """Take from a string, and its box, strokes that cannot be seen (white on white); None where too few are left to be read.
+
+    Strings with a ground or rim of their own stay as they are.
+    """
+    if one.style.kind not in {"plain", "faint"}:
+        return one
+    box = (slice(one.y0, one.y1 + 1), slice(one.x0, one.x1 + 1))
+    grey = frame[box] if frame.ndim == 2 else frame[box].max(axis=2)
+    seen = sheet.strokes[box] & (cv2.absdiff(grey, ground[box]) >= _SEEN)
+    if seen.sum() < _LEAST_SHOWN * sheet.strokes[box].sum():
+        return None
+    sheet.strokes[box] = seen
+    ys, xs = np.nonzero(seen)
+    left, top = one.x0 + int(xs.min()), one.y0 + int(ys.min())
+    return replace(one, x0=left, y0=top, x1=one.x0 + int(xs.max()), y1=one.y0 + int(ys.max()))
 
 
 def _apart(sheet: Sheet, one: Placed, frame: Any) -> bool:
