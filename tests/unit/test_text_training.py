@@ -357,6 +357,25 @@ def test_the_version_of_the_start_stays(trained: Path, tmp_path: Path) -> None:
     assert approved[DETECTOR] == approved[GATE] == "1.0.0"
 
 
+@pytest.mark.parametrize("name", [DETECTOR, GATE])
+def test_those_that_come_with_the_node(name: str) -> None:
+    """They hold, are small, answer their samples, and name the data that bring their terms."""
+    folder = load_text_model(None, name)
+    assert TextModel(folder).check_sample() <= folder.card.sample.tolerance
+    assert folder.onnx.stat().st_size < 8_000_000
+    assert folder.card.licence.identifier == "CC-BY-SA-4.0"
+    assert any("MedNIST" in one.licence for one in folder.card.training_data)
+    assert not any("NC" in one.licence for one in folder.card.training_data)
+    assert folder.card.figures["val"]["lines"] > 500
+
+
+def test_the_detector_finds_what_is_written() -> None:
+    """On the sample: more in the part with the line than in the parts without."""
+    answer = np.array(load_text_model(None, DETECTOR).card.sample.answer)
+    assert answer[0, :6].mean() > 0.15
+    assert answer[4:7, 2:6].max() < 0.05
+
+
 def test_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains, exports, refuses to write over, and says what it cannot use."""
     monkeypatch.setattr(learn, "TextPlan", partial(TextPlan, val=2))

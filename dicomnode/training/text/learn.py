@@ -48,7 +48,7 @@ _WARM = 300
 class TextPlan:
     """How long and on what; all of it is part of what a checkpoint belongs to."""
 
-    steps: int = 6000
+    steps: int = 7500
     batch: int = 16
     side: int = 320
     rate: float = 2e-3

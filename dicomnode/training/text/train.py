@@ -113,8 +113,11 @@ def gather(order: TextOrder) -> Material:
     return Material(learned, (Grounds.read(learned), own), (Grounds.read(tried), held))
 
 
-def write_models(order: TextOrder, plan: TextPlan, material: Material) -> tuple[Path, Path]:
-    """Export what was best on val under ``order.runs``; gives the folders of detector and gate."""
+def write_models(order: TextOrder, plan: TextPlan, material: Material, remark: str = "") -> tuple[Path, Path]:
+    """Export what was best on val under ``order.runs``; gives the folders of detector and gate.
+
+    `remark` is one more item of what falls short, ``- ...``; it stands in both MODEL_CARD.md.
+    """
     history = json.loads((order.runs / "history.json").read_text(encoding="utf-8"))
     kept = torch.load(order.runs / "best.pt", map_location="cpu", weights_only=True)["step"]
     draw_curves(history, kept, order.runs / "curves.png")
@@ -122,7 +125,8 @@ def write_models(order: TextOrder, plan: TextPlan, material: Material) -> tuple[
     drawn = Pieces(*material.val, plan.side, plan.seed + 1, 0, _COMPARED)
     views = torch.stack([drawn[number][0] for number in range(_COMPARED)])
     detector, gate = load_best(order.runs, torch.device("cpu"))
-    notes = f"{_LIMITS}\n\n{_taught(plan, kept, material)}"
+    limits = "\n".join(filter(None, (_LIMITS, remark)))
+    notes = f"{limits}\n\n{_taught(plan, kept, material)}"
     folders = (order.models / DETECTOR / order.version, order.models / GATE / order.version)
     export_text(detector, _about(DETECTOR, material.learned, _figures(row, "found", "wrong")), folders[0], views, notes)
     export_text(gate, _about(GATE, material.learned, _figures(row, "gate_found", "gate_open")), folders[1], views, notes)
