@@ -29,12 +29,13 @@ from dicomnode.judging import Endpoint, NoVerdict
 from dicomnode.kitting import load_models, map_kinds, misfits
 from dicomnode.pipeline import MAP_KINDS
 from dicomnode.places import folded
-from dicomnode.repository import models_dir, named, resolve_any, versions
+from dicomnode.repository import TEXT_MODELS, load_text_model, models_dir, named, resolve_any, versions
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
 from dicomnode.spool.folders import OPEN_TO_OTHERS, open_to_others
 from dicomnode.spool.room import free_bytes, held_bytes, intake_bytes
+from dicomnode.stages.redact.model import TextModel
 
 #: File systems that do not keep the order of rename and fsync, as /proc/self/mountinfo names them.
 _NETWORK = frozenset({
@@ -73,7 +74,7 @@ def check(
     """
     return (
         *_callers(settings), *_routes(settings),
-        *(_models(settings) if "work" in roles else ()), *(_ocr(settings) if "work" in roles else ()),
+        *((*_models(settings), *_text_models(settings), *_ocr(settings)) if "work" in roles else ()),
         *(_judge(settings) if "judge" in roles else ()), *(_places(settings) if "work" in roles else ()),
         *(_hook(settings) if "keep" in roles else ()), *(_port(settings) if port and "accept" in roles else ()),
         *_state(settings), *_disk(settings), *_peers(settings, echo),
@@ -134,6 +135,19 @@ def _models(settings: Settings) -> Answers:
                 resolve_any(root, f"{name}@{version}")
             except ConfigError as error:
                 yield Answer(f"model {name}@{version}", "warning", f"no rule names it, and it does not hold: {error}")
+
+
+def _text_models(settings: Settings) -> Answers:
+    """Open the networks that find text, and let them answer their samples."""
+    for name in TEXT_MODELS:
+        try:
+            folder = load_text_model(settings.work.models_dir, name, settings.approved)
+            TextModel(folder, provider=settings.work.provider, threads=settings.work.threads).check_sample()
+        except ConfigError as error:
+            yield Answer(f"model {name}", "fault", f"redaction needs it: {error}")
+            continue
+        licence = folder.card.licence.identifier
+        yield Answer(f"model {name}", "ok", f"{folder.card.version}, finds text; licence of the weights {licence}")
 
 
 def _ocr(settings: Settings) -> Answers:

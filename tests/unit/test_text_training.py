@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
 
 from dicomnode.cards import load_card  # noqa: E402 - need torch
+from dicomnode.check import _text_models  # noqa: E402
 from dicomnode.commands.train import train  # noqa: E402
 from dicomnode.errors import BadCard, BadSetting, DigestMismatch  # noqa: E402
 from dicomnode.kitting import load_models  # noqa: E402
@@ -374,6 +375,18 @@ def test_the_detector_finds_what_is_written() -> None:
     answer = np.array(load_text_model(None, DETECTOR).card.sample.answer)
     assert answer[0, :6].mean() > 0.15
     assert answer[4:7, 2:6].max() < 0.05
+
+
+def test_check_looks_at_them(tmp_path: Path) -> None:
+    """A folder of the site without them takes the node's; one that is broken there is a fault, with its name."""
+    work = configured(tmp_path).work.model_copy(update={"models_dir": tmp_path / "m"})
+    settings = configured(tmp_path).model_copy(update={"work": work})
+    assert [answer.outcome for answer in _text_models(settings)] == ["ok", "ok"]
+    broken = tmp_path / "m" / GATE / "1.0.0"
+    broken.mkdir(parents=True)
+    (broken / "card.toml").write_text('task = "text"', encoding="utf-8")
+    told = {answer.about: answer.outcome for answer in _text_models(settings)}
+    assert told == {f"model {DETECTOR}": "ok", f"model {GATE}": "fault"}
 
 
 def test_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
