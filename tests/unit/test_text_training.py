@@ -379,8 +379,8 @@ def test_the_detector_finds_what_is_written() -> None:
 
 def test_check_looks_at_them(tmp_path: Path) -> None:
     """A folder of the site without them takes the node's; one that is broken there is a fault, with its name."""
-    work = configured(tmp_path).work.model_copy(update={"models_dir": tmp_path / "m"})
-    settings = configured(tmp_path).model_copy(update={"work": work})
+    given = configured(tmp_path)
+    settings = given.model_copy(update={"work": given.work.model_copy(update={"models_dir": tmp_path / "m"})})
     assert [answer.outcome for answer in _text_models(settings)] == ["ok", "ok"]
     broken = tmp_path / "m" / GATE / "1.0.0"
     broken.mkdir(parents=True)
