@@ -25,6 +25,7 @@ from dicomnode import __version__
 from dicomnode.certificate import certify
 from dicomnode.commands.files import code_of, each, instance_of, sources
 from dicomnode.commands.grouping import PLAIN, WithPlain
+from dicomnode.commands.learn import learn
 from dicomnode.commands.verify_redaction import verify
 from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
@@ -39,6 +40,7 @@ _NOWHERE = Route(UNCERTAIN, 0.0, {}, "header", "redact", (), ("deidentified",), 
 
 app = typer.Typer(cls=WithPlain, help="Blank identifying text in the pixels; by default the header is cleared as well.")
 app.command()(verify)
+app.command()(learn)
 
 
 @app.command(PLAIN, hidden=True)
