@@ -175,7 +175,8 @@ class JudgeSettings(Strict):
         "those of the system.",
     )
     timeout_s: float = Field(
-        20, gt=0, le=600, description="All texts of one instance are judged in this time, or are blanked, seconds.",
+        20, gt=0, le=600, description="What is asked at a time is judged in this time, or is blanked, seconds; at most a "
+        "quarter of `work.deadline_s`.",
     )
     batch: int = Field(40, ge=1, le=200, description="Texts in one question to the model.")
     answer: Literal["schema", "object", "plain"] = Field(
@@ -365,10 +366,10 @@ def _parse(path: Path, model: type[M], digest: hashlib._Hash) -> M:
 def _cross_check(settings: Settings) -> None:
     """What no single file can say: order of rules, rules that name peers, trust."""
     _check_order(settings.routes.rule, settings.directory / "routes.toml")
-    if settings.judge.url is not None and settings.judge.timeout_s > settings.work.deadline_s / 2:
-        raise BadSetting(
-            f"{settings.directory / 'node.toml'}: judge.timeout_s must be half of work.deadline_s at most, or workers would be "
-            "stopped while they wait for the model",
+    if settings.judge.url is not None and settings.judge.timeout_s > settings.work.deadline_s / 4:
+        raise BadSetting(  # a picture is asked about several times, and what it takes to give the model up is three of them
+            f"{settings.directory / 'node.toml'}: judge.timeout_s must be a quarter of work.deadline_s at most, or workers "
+            "would be stopped while they wait for the model",
         )
     for rule in settings.routes.rule:
         _check_rule(rule, settings)

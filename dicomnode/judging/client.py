@@ -4,7 +4,8 @@
 ``judge.timeout_s`` and a second.
 
 **Fails** Never: no judge, no time, an answer of another length or with other words means ``phi`` for every text. That the judge
-cannot be reached is told when it begins, not for each instance.
+cannot be reached is told when it begins, not for each instance. One that has not answered in time is stuck, for it keeps its
+own limit: it is left alone for a while, so that an instance, which asks several times, waits for it once.
 
 **Limits** Of one instance `MOST_TEXTS` different texts are asked, each up to `LONGEST_TEXT` characters; others are ``phi``.
 """
@@ -22,6 +23,8 @@ from dicomnode.stages.redact.appeal import Appeal, Verdict
 
 #: Beyond the judge's own time, seconds: what it has to say of its trouble should still be heard.
 _GRACE_S = 1.0
+#: A judge that did not answer in time is left alone for so long, seconds.
+_REST_S = 30.0
 
 log = get_logger("work")
 
@@ -35,6 +38,7 @@ class SocketAppeal:
         self._timeout_s = timeout_s
         #: What kept us from the judge when it was asked last; told when it changes.
         self._trouble = ""
+        self._rest_until = 0.0
 
     @property
     def name(self) -> str:
@@ -50,7 +54,10 @@ class SocketAppeal:
         return [found.get(text, "phi") for text in texts]
 
     def _ask(self, texts: list[str]) -> list[Verdict]:
-        until = time.monotonic() + self._timeout_s + _GRACE_S
+        now = time.monotonic()
+        if now < self._rest_until:
+            return wire.all_phi(texts)
+        until = now + self._timeout_s + _GRACE_S
         trouble = ""
         verdicts: list[Verdict] | None = None
         try:
@@ -59,6 +66,7 @@ class SocketAppeal:
                 verdicts = wire.receive_verdicts(connection, len(texts), until)
         except TimeoutError:
             trouble = "timeout"
+            self._rest_until = time.monotonic() + _REST_S
         except OSError:
             trouble = "unreachable"
         except wire.Odd:

@@ -135,10 +135,12 @@ def _named_trouble(until: float) -> Iterator[None]:
     """Turn what sockets and HTTP raise into one word; their texts are not wanted."""
     try:
         yield
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last one: a name that can be no host's
         late = isinstance(error, TimeoutError) or time.monotonic() >= until
-        kinds = {ssl.SSLError: "tls", OSError: "unreachable", http.client.HTTPException: "odd_answer"}
-        word = next(word for kind, word in kinds.items() if isinstance(error, kind))
+        # Who hangs up without a word raises what is both an OSError and an HTTPException.
+        word = "unreachable" if isinstance(error, OSError | UnicodeError) else "odd_answer"
+        if isinstance(error, ssl.SSLError):
+            word = "tls"
         raise NoVerdict("timeout" if late else word) from None
 
 

@@ -202,6 +202,11 @@ def test_a_name_that_nobody_knows_is_unreachable(tmp_path: Path, monkeypatch: py
     assert failure(tmp_path, "http://nowhere.invalid/v1") == "unreachable"
 
 
+def test_a_name_that_can_be_no_hosts_is_unreachable(tmp_path: Path) -> None:
+    """Labels of more than 63 characters are refused before anybody is asked for them."""
+    assert failure(tmp_path, f"http://{'x' * 64}.invalid/v1") == "unreachable"
+
+
 def test_a_name_that_leads_outside_is_not_called(
     tmp_path: Path, model: llm.Model, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -404,6 +409,23 @@ def test_an_odd_or_late_judge_means_phi(tmp_path: Path, answer: bytes | None) ->
         ask = appeal(tmp_path, timeout_s=-0.8 if answer is None else 5)
         assert ask(TEXTS) == ["phi"] * 4
         thread.join(10)
+
+
+def test_a_judge_that_is_stuck_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance asks several times: after the first time that took too long nobody waits, and later it is tried again."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / wire.SOCKET))
+        listener.listen()
+        listener.setblocking(False)
+        ask = appeal(tmp_path, timeout_s=-0.8)
+        for _ in range(3):
+            assert ask(TEXTS) == ["phi"] * 4
+        listener.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        monkeypatch.setattr(ask, "_rest_until", time.monotonic() - 1)
+        assert ask(TEXTS) == ["phi"] * 4
+        listener.accept()[0].close()
 
 
 @pytest.mark.parametrize(

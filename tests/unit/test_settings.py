@@ -83,13 +83,13 @@ def test_a_model_beyond_the_house_needs_https_and_a_reason(config: Path) -> None
 
 
 def test_a_model_is_asked_in_header_mode_alone(config: Path) -> None:
-    """Strict mode has nothing to ask; and no worker waits for a model longer than half of its deadline."""
+    """Strict mode has nothing to ask; and no worker waits for a model longer than a quarter of its deadline."""
     node = config / "node.toml"
     change(node, 'model = ""', 'model = "m"\nurl = "http://127.0.0.1/v1"')
     assert not load(config).asks_judge
     change(node, 'redaction = "strict"', 'redaction = "header"')
     assert load(config).asks_judge
-    change(node, "deadline_s = 600.0", "deadline_s = 39.0")
+    change(node, "deadline_s = 600.0", "deadline_s = 79.0")
     with pytest.raises(BadSetting, match=r"judge\.timeout_s"):
         load(config)
 
