@@ -178,10 +178,15 @@ def _drawn(
 def _led(row: Sequence[Token], i: int, reasons: Sequence[str | None]) -> str | None:
     """Draw particles and titles to what they lead to, and links to what they join."""
     plain, behind = row[i].plain, reasons[i + 1] if i + 1 < len(row) else None
+    if behind and len(row[i].folded) <= 3 and row[i].letters and row[i].text[-1:] == "." and row[i + 1].shape in (None, "odd"):
+        return behind  # Dr. Or. St.
+    dialled = [j for j in (i - 1, i) if j >= 0 and re.fullmatch(r"\+\d{1,3}", row[j].text)]
+    if behind and dialled and row[i].shape:
+        return behind
     if plain in LINKS and i and behind in _NAMED and reasons[i - 1] in _NAMED:
         return reasons[i - 1]
     if (plain in _SAINTS and behind in _NAMED | UNKNOWN and row[i + 1].letters) or (
-        plain in _CONTACT and behind in ("phone", "address")
+        plain in _CONTACT and behind in ("phone", "address", "number")
     ):
         return behind
     return None

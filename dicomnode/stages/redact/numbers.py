@@ -87,7 +87,9 @@ def _measured(bare: str, words: Words) -> Shape | None:
             return "stays"
     match = _LABELLED.fullmatch(bare)
     if match and (match[1] in words.label or match[1].rstrip("#") in words.label) and (not match[3] or match[3] in words.unit):
-        return "number" if _long(match[2]) else "stays"
+        # A12-3456 is no range
+        joined = len(match[1]) <= 2 and digits(bare) >= LONG_DIGITS and re.fullmatch(r"\d+[-/]\d+", match[2])
+        return "number" if joined or _long(match[2]) else "stays"
     return None
 
 
