@@ -34,9 +34,10 @@ from dicomnode.onnx_file import OnnxFile, look_into
 from dicomnode.repository import resolve, versions
 from dicomnode.stages.infer import Model
 from dicomnode.stages.preprocess import chain, to_unit
+from dicomnode.stages.redact.letters import Letters
 from dicomnode.stages.redact.model import TextModel
 from dicomnode.stages.session import Port, Session
-from dicomnode.text_cards import TextFolder, folder_of, load_any
+from dicomnode.text_cards import Folder, ReaderFolder, TextFolder, folder_of, load_any
 
 Fit = Literal["letterbox", "stretch", "crop"]
 Range = Literal["unit", "symmetric", "bytes", "imagenet", "standardise"]
@@ -254,14 +255,20 @@ def put(root: Path, graph: Graph, card: Mapping[str, Any], notes: str) -> ModelF
     return ModelFolder(whole, root / whole.name / whole.version)
 
 
-def copy(root: Path, source: Path) -> ModelFolder | TextFolder:
+def copy(root: Path, source: Path) -> Folder:
     """Copy a model that has a card, as `dicomnode train` makes it, when it answers its sample; raises as `put` does."""
     card = load_any(source / "card.toml")
     with _place(root, card.name, card.version) as folder:
         for file in sorted(path for path in source.iterdir() if path.is_file()):
             shutil.copyfile(file, folder / file.name)
         copied = folder_of(folder)
-        (TextModel(copied) if isinstance(copied, TextFolder) else Model(copied)).check_sample()
+        match copied:
+            case TextFolder():
+                TextModel(copied).check_sample()
+            case ReaderFolder():
+                Letters(copied).check_sample()
+            case _:
+                Model(copied).check_sample()
     return replace(copied, path=root / card.name / card.version)
 
 

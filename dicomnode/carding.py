@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dicomnode.cards import AnyCard, Card, load_card
-from dicomnode.text_cards import TextCard, load_text_card
+from dicomnode.text_cards import ReaderCard, TextCard, load_reader_card, load_text_card
 
 
 def draw_phantom() -> NDArray[np.uint8]:
@@ -44,6 +44,13 @@ def draw_text_sample() -> NDArray[np.uint8]:
     lines = (("SAMPLE 0123", (8, 24), 0.7, 255), ("no one", (4, 120), 0.4, 160), ("L", (226, 236), 0.9, 240))
     for text, place, scale, tone in lines:
         cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, tone, 1, cv2.LINE_AA)
+    return picture
+
+
+def draw_line_sample() -> NDArray[np.uint8]:
+    """Draw one made-up line on a ramp, 32 rows by 256 columns, 8 bit."""
+    picture = np.tile(np.linspace(20, 90, 256).astype(np.uint8), (32, 1))
+    cv2.putText(picture, "SAMPLE 0123, no one", (6, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.75, 230, 1, cv2.LINE_AA)
     return picture
 
 
@@ -92,6 +99,12 @@ def write_text_card(card: TextCard, folder: Path) -> TextCard:
     return load_text_card(folder / "card.toml")
 
 
+def write_reader_card(card: ReaderCard, folder: Path) -> ReaderCard:
+    """Write the card.toml of a network that reads lines and read it back; raises what `load_reader_card` raises."""
+    _write(card, folder)
+    return load_reader_card(folder / "card.toml")
+
+
 def _write(card: AnyCard, folder: Path) -> None:
     lines = _toml(card.model_dump(mode="json", exclude_none=True))
     (folder / "card.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -114,11 +127,25 @@ def write_text_model_card(card: TextCard, folder: Path, notes: str) -> None:
         f"One number in 0..1 for each {card.step} x {card.step} pixels of a frame, from three renderings of it: the full range",
         f"of its stored values, as displayed, and locally normalised. It counts as text from {card.threshold:g}.",
     ]
-    figures = []
+    _write_for_people(card, folder, answers, notes, _figures(card))
+
+
+def write_reader_model_card(card: ReaderCard, folder: Path, notes: str) -> None:
+    """Write MODEL_CARD.md of a network that reads lines; the figures are those of the card."""
+    answers = [
+        f"For each {card.step} columns of a line brought to {card.height} rows: the probability of each of",
+        f"{len(card.alphabet)} letters, digits and marks, and of none. Runs of one letter count once (connectionist temporal",
+        "classification).",
+    ]
+    _write_for_people(card, folder, answers, notes, _figures(card))
+
+
+def _figures(card: AnyCard) -> str:
+    found = []
     for name, table in card.figures.items():
         rows = [f"| {key} | {value} |" for key, value in table.items()]
-        figures += [f"## Figures: {name}", "", "| figure | value |", "|---|---|", *rows, ""]
-    _write_for_people(card, folder, answers, notes, "\n".join(figures).rstrip())
+        found += [f"## Figures: {name}", "", "| figure | value |", "|---|---|", *rows, ""]
+    return "\n".join(found).rstrip()
 
 
 def _write_for_people(card: AnyCard, folder: Path, answers: list[str], notes: str, figures: str) -> None:

@@ -11,7 +11,7 @@ and the key where one is at fault.
 report can carry them.
 
 **Limits** A card says which preprocessing steps it wants by name; whether they exist is known where they run
-(`stages/infer.py`). Networks that find text have cards of another kind (`text_cards`).
+(`stages/infer.py`). Networks that find or read text have cards of another kind (`text_cards`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from dicomnode.errors import BadCard, DigestMismatch, MissingModel
 from dicomnode.records import UNCERTAIN, Code
 
-#: Task of a network that finds text; its card is a `text_cards.TextCard`.
-TEXT = "text"
+#: Tasks of networks that find text and that read it; their cards are in `text_cards`, and no route can name them.
+TEXT, READING = TEXT_TASKS = ("text", "reading")
 # Who mends what is found.
 _MAKER = "who made the model mends its card, or goes back to an older version by NAME@VERSION"
 _COPY = "copy this version anew from where it came, all of its files"
@@ -290,8 +290,9 @@ class ModelFolder(AnyFolder):
 def load_card(path: Path) -> Card:
     """Read the card.toml of a model that answers with labels, and check it as `hold` does."""
     table = read_table(path)
-    if table.get("task") == TEXT:
-        raise BadCard(f"{path}: task: it finds text in frames; what is asked for here says a body part or a finding")
+    if table.get("task") in TEXT_TASKS:
+        does = "finds text in frames" if table["task"] == TEXT else "reads lines of text"
+        raise BadCard(f"{path}: task: it {does}; what is asked for here says a body part or a finding")
     return hold(path, table, Card)
 
 
@@ -378,5 +379,5 @@ def find_models(root: Path) -> Mapping[str, ModelFolder]:
             newest[name] = max(newest.get(name, found), found)
     return {
         name: ModelFolder(load_card(path), path.parent)
-        for name, (_, path) in newest.items() if read_table(path).get("task") != TEXT
+        for name, (_, path) in newest.items() if read_table(path).get("task") not in TEXT_TASKS
     }

@@ -29,12 +29,23 @@ from dicomnode.judging import Endpoint, NoVerdict
 from dicomnode.kitting import load_models, map_kinds, misfits
 from dicomnode.pipeline import MAP_KINDS
 from dicomnode.places import folded
-from dicomnode.repository import TEXT_MODELS, load_text_model, models_dir, named, resolve_any, versions
+from dicomnode.repository import (
+    DETECTOR,
+    GATE,
+    READER,
+    load_reader_model,
+    load_text_model,
+    models_dir,
+    named,
+    resolve_any,
+    versions,
+)
 from dicomnode.serve.locks import lock_path
 from dicomnode.serve.tree import ROLES
 from dicomnode.settings import Settings
 from dicomnode.spool.folders import OPEN_TO_OTHERS, open_to_others
 from dicomnode.spool.room import free_bytes, held_bytes, intake_bytes
+from dicomnode.stages.redact.letters import Letters
 from dicomnode.stages.redact.model import TextModel
 
 #: File systems that do not keep the order of rename and fsync, as /proc/self/mountinfo names them.
@@ -138,16 +149,22 @@ def _models(settings: Settings) -> Answers:
 
 
 def _text_models(settings: Settings) -> Answers:
-    """Open the networks that find text, and let them answer their samples."""
-    for name in TEXT_MODELS:
+    """Open the networks that find and read text, and let them answer their samples."""
+    root, work = settings.work.models_dir, settings.work
+    for name, does in ((DETECTOR, "finds text"), (GATE, "finds text"), (READER, "reads text")):
         try:
-            folder = load_text_model(settings.work.models_dir, name, settings.approved)
-            TextModel(folder, provider=settings.work.provider, threads=settings.work.threads).check_sample()
+            model: TextModel | Letters
+            if name == READER:
+                model = Letters(load_reader_model(root, settings.approved), provider=work.provider, threads=work.threads)
+            else:
+                folder = load_text_model(root, name, settings.approved)
+                model = TextModel(folder, provider=work.provider, threads=work.threads)
+            model.check_sample()
         except ConfigError as error:
             yield Answer(f"model {name}", "fault", f"redaction needs it: {error}")
             continue
-        licence = folder.card.licence.identifier
-        yield Answer(f"model {name}", "ok", f"{folder.card.version}, finds text; licence of the weights {licence}")
+        licence = model.card.licence.identifier
+        yield Answer(f"model {name}", "ok", f"{model.card.version}, {does}; licence of the weights {licence}")
 
 
 def _ocr(settings: Settings) -> Answers:

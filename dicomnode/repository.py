@@ -20,10 +20,10 @@ from dicomnode.errors import MissingModel
 from dicomnode.rules import Routes
 from dicomnode.settings import Settings, WorkSettings
 from dicomnode.share import share
-from dicomnode.text_cards import TextFolder, folder_of, load_text_card
+from dicomnode.text_cards import Folder, ReaderFolder, TextFolder, folder_of, load_reader_card, load_text_card
 
-#: The two networks that redaction uses, by name.
-DETECTOR, GATE = TEXT_MODELS = ("text-detector", "text-gate")
+#: The networks that redaction uses, by name: two that find text, and one that reads it.
+DETECTOR, GATE, READER = TEXT_MODELS = ("text-detector", "text-gate", "text-reader")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -72,7 +72,7 @@ def resolve(root: Path, reference: str, approved: Mapping[str, str] | None = Non
     return ModelFolder(load_card(folder / "card.toml"), folder)
 
 
-def resolve_any(root: Path, reference: str) -> ModelFolder | TextFolder:
+def resolve_any(root: Path, reference: str) -> Folder:
     """Give the model of whatever task; else as `resolve`."""
     return folder_of(_place(root, reference, None))
 
@@ -87,9 +87,19 @@ def load_text_model(root: Path | None, name: str, approved: Mapping[str, str] | 
     BadCard, DigestMismatch
         Its card does not hold, or is that of a model with labels.
     """
-    own = root is not None and name in versions(root)
-    folder = _place(root if root is not None and own else share("models"), name, approved if own else None)
+    folder = _own_or_ours(root, name, approved)
     return TextFolder(load_text_card(folder / "card.toml"), folder)
+
+
+def load_reader_model(root: Path | None, approved: Mapping[str, str] | None = None) -> ReaderFolder:
+    """Give the network that reads lines; else as `load_text_model`."""
+    folder = _own_or_ours(root, READER, approved)
+    return ReaderFolder(load_reader_card(folder / "card.toml"), folder)
+
+
+def _own_or_ours(root: Path | None, name: str, approved: Mapping[str, str] | None) -> Path:
+    own = root is not None and name in versions(root)
+    return _place(root if root is not None and own else share("models"), name, approved if own else None)
 
 
 def _place(root: Path, reference: str, approved: Mapping[str, str] | None) -> Path:

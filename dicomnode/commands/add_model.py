@@ -39,7 +39,7 @@ from dicomnode.errors import BadCard
 from dicomnode.repository import resolve, versions
 from dicomnode.settings import load
 from dicomnode.share import share
-from dicomnode.text_cards import TextFolder
+from dicomnode.text_cards import ReaderFolder, TextFolder
 
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CONCEPT = re.compile(r"(?P<value>[^^]{1,16})\^(?P<scheme>[^^]{1,16})\^(?P<meaning>[^^]{1,64})")
@@ -334,7 +334,7 @@ def _renewed_notes(old: Card) -> str:
     )
 
 
-def _say_text(made: TextFolder, *, as_json: bool) -> None:
+def _say_text(made: TextFolder | ReaderFolder, *, as_json: bool) -> None:
     """Tell what was copied; redaction finds it by its name."""
     if as_json:
         print_json({"name": made.card.name, "version": made.card.version, "path": str(made.path)})

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dicomnode.cards import AnyCard, Card, ModelFolder
+from dicomnode.cards import AnyCard, Card
 from dicomnode.commands.add_model import add
 from dicomnode.commands.files import each, instance_of, sources
 from dicomnode.commands.options import Json, MaybeConfig, print_json, routes_of
@@ -36,9 +36,11 @@ from dicomnode.settings import WorkSettings
 from dicomnode.stages.infer import BATCH, Model
 from dicomnode.stages.look import look
 from dicomnode.stages.preprocess import to_unit
+from dicomnode.stages.redact.letters import Letters
 from dicomnode.stages.redact.model import TextModel
+from dicomnode.stages.redact.slip import HEIGHT
 from dicomnode.stages.redact.views import stack, views
-from dicomnode.text_cards import TextCard, TextFolder
+from dicomnode.text_cards import Folder, ReaderCard, ReaderFolder, TextCard, TextFolder
 
 app = typer.Typer(no_args_is_help=True, help="The repository of models: list, check, test, add.")
 app.command("add")(add)
@@ -63,7 +65,7 @@ class _Version:
     newest: bool
     used_by: tuple[str, ...]
     #: None when the card does not hold, which ``fault`` says.
-    folder: ModelFolder | TextFolder | None
+    folder: Folder | None
     fault: str = ""
 
 
@@ -112,7 +114,7 @@ def _place(config: Path | None, root: Path | None) -> _Place:
     return _Place(found, work, routes if settings else None)
 
 
-def _size(folder: ModelFolder | TextFolder) -> int:
+def _size(folder: Folder) -> int:
     return sum((folder.path / name).stat().st_size for name in (folder.card.file, *(item.file for item in folder.card.data)))
 
 
@@ -185,6 +187,8 @@ def _told(card: AnyCard) -> Iterator[str]:
         yield f"answers: {', '.join(f'{one.key} ({one.concept.value} {one.concept.scheme})' for one in card.labels)}"
     elif isinstance(card, TextCard):
         yield f"answers: where text is, one value for {card.step} x {card.step} pixels, text from {card.threshold:g}"
+    elif isinstance(card, ReaderCard):
+        yield f"answers: what stands in a line, one of {len(card.alphabet)} letters or none for {card.step} columns"
     for name, figures in card.figures.items():
         # Bounds of intervals stand in the card; here the figures alone.
         short = {key: value for key, value in figures.items() if not key.endswith(("_low", "_high"))}
@@ -231,19 +235,29 @@ def try_models(
                 f"{found.name} {found.version}: sample answered, off by {off:.1e}; {one_ms:.1f} ms a picture{together}; "
                 f"{memory / 1e6:.0f} MB; {model.provider}",
             )
-        broken += _ask(model, files, as_json=json) if isinstance(model, Model) else _look_for_text(model, files, as_json=json)
+        if isinstance(model, Model):
+            broken += _ask(model, files, as_json=json)
+        elif isinstance(model, TextModel):
+            broken += _look_for_text(model, files, as_json=json)
+        elif files:
+            typer.echo(f"dicomnode: {found.name}: reads lines cut out of pictures, so it was not asked about them", err=True)
     raise typer.Exit(EXIT_CONFIG if failed else EXIT_FAILURE if broken else 0)
 
 
-def _opened(folder: ModelFolder | TextFolder, provider: Literal["cpu", "cuda"] | None, work: WorkSettings) -> Model | TextModel:
+def _opened(folder: Folder, provider: Literal["cpu", "cuda"] | None, work: WorkSettings) -> Model | TextModel | Letters:
     wanted = provider or work.provider
     if isinstance(folder, TextFolder):
         return TextModel(folder, provider=wanted, threads=work.threads)
+    if isinstance(folder, ReaderFolder):
+        return Letters(folder, provider=wanted, threads=work.threads)
     return Model(folder, provider=wanted, threads=work.threads)
 
 
-def _timed(model: Model | TextModel) -> tuple[float, float]:
-    """Milliseconds of one picture of 1024 x 1024, alone and in a batch, from the unit frame or the views to the answer."""
+def _timed(model: Model | TextModel | Letters) -> tuple[float, float]:
+    """Milliseconds of one picture of 1024 x 1024, alone and in a batch, from the unit frame or the views to the answer.
+
+    One that reads is asked for a line 16 times as long as high.
+    """
     picture = np.random.default_rng(0).random((1024, 1024), dtype=np.float32)
     seen = np.dstack([(picture * 255).astype(np.uint8)] * 3)
     alone = []
@@ -251,10 +265,12 @@ def _timed(model: Model | TextModel) -> tuple[float, float]:
         started = time.perf_counter()
         if isinstance(model, TextModel):
             model.answer(seen)
+        elif isinstance(model, Letters):
+            model.read(seen[:HEIGHT, : 16 * HEIGHT])
         else:
             model.answer(picture)
         alone.append(time.perf_counter() - started)
-    if isinstance(model, TextModel):
+    if not isinstance(model, Model):
         return median(alone) * 1000, median(alone) * 1000
     started = time.perf_counter()
     model.answers([picture] * BATCH)

@@ -127,6 +127,11 @@ class _Writer:
             scales = self.tensor(f"scales.{factor}", np.array([1, 1, factor, factor], dtype=np.float32))
             how = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             return self.add("Resize", [*inputs, "", scales], node.name, mode="nearest", **how)
+        if node.target is torch.softmax and node.args[1:] == (1,):
+            return self.add("Softmax", inputs, node.name, axis=1)
+        if node.target == "squeeze" and node.args[1:] == (2,):
+            axes = self.tensor("squeeze.axes", np.array([2], dtype=np.int64))
+            return self.add("Squeeze", [*inputs, axes], node.name)
         if node.target == "mean" and node.args[1:] == ((2, 3),):
             axes = self.tensor("mean.axes", np.array([2, 3], dtype=np.int64))
             return self.add("ReduceMean", [*inputs, axes], node.name, keepdims=int(bool(node.kwargs.get("keepdim", False))))

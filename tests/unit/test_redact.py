@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicomnode.stages.redact.lines import Box
+from dicomnode.stages.redact.pages import pages
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -18,9 +20,7 @@ from dicomnode.errors import BadSetting, ProgramMissing, RedactionUncertain, Sta
 from dicomnode.image import Redacted
 from dicomnode.records import Region
 from dicomnode.stages.redact import Redact, blank
-from dicomnode.stages.redact.lines import Box
 from dicomnode.stages.redact.ocr import Word
-from dicomnode.stages.redact.pages import pages
 from dicomnode.stages.redact.reuse import Reader, Recent
 from tests.unit import pictures
 

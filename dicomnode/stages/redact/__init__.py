@@ -1,77 +1,55 @@
 """Redaction: finds text in the pixels, decides what identifies a person, and says what must be blanked.
 
-**Way** For every frame: `pages` prepares pictures in which drawn strokes stand out, `ocr` reads them, `lines` puts the words
-together, `judge` decides against what the header says (`known`) and the allow-list (`words`), `blank` makes rectangles.
-Frames and pages that are equal are read once (`reuse`). `Redacted` blanks when its frames are asked for. Overlays are judged,
-icons always go.
+**Way** For every frame: `views` renders it, `detect` says where lines of text are, `reading` reads them, all lines of an
+instance together, `marks` has each word judged against what the header says (`known`) and the allow-list (`words`), `regions`
+makes rectangles. What was blanked is then looked at again (`second`). What is equal in neighbouring frames is seen and read
+once. Rectangles of the configuration are added, overlays are judged, icons always go.
 
-**Fails** `ProgramMissing` when it is built; `Undecodable` and `UnsupportedTransferSyntax` for pixels that cannot be seen,
-`RedactionUncertain` for text that cannot be judged in the time there is: all of them hold the outputs of pixels, none lets
-one pass.
+**Fails** `ProgramMissing` and `MissingModel` when it is built; `Undecodable` and `UnsupportedTransferSyntax` for pixels that
+cannot be seen, `RedactionUncertain` for text that cannot be judged in the time there is, and for what is still left after the
+second look: all of them hold the outputs of pixels, none lets one pass.
 
 **Standard** PS3.15 E.3.1 (Clean Pixel Data Option).
 
-**Limits** Text that is not horizontal, and text that Tesseract does not find, stays; ``benchmarks/redaction.py`` says how
-much. So nothing that is made of the result may claim that no text is burned in. Burned In Annotation (0028,0301) is never
-believed.
+**Limits** Text that the networks do not see, at the first look and at the second, stays; docs/redaction.md says how much.
+Burned In Annotation (0028,0301) of the source is never believed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
+from pathlib import Path
 
 from dicomnode.errors import BadSetting, RedactionUncertain
 from dicomnode.image import Image, Redacted
-from dicomnode.records import Region
-from dicomnode.stages.redact.blank import Judged, black, regions
-from dicomnode.stages.redact.judge import UNKNOWN, judge
-from dicomnode.stages.redact.known import Known, known
-from dicomnode.stages.redact.lines import lines
+from dicomnode.records import Means
+from dicomnode.stages.redact.appeal import Appeal
+from dicomnode.stages.redact.blank import black
+from dicomnode.stages.redact.detect import Detector
+from dicomnode.stages.redact.inspection import Inspection
+from dicomnode.stages.redact.known import known
+from dicomnode.stages.redact.letters import Letters
+from dicomnode.stages.redact.marks import Marker, Mode
 from dicomnode.stages.redact.ocr import Tesseract
 from dicomnode.stages.redact.overlays import overlays
-from dicomnode.stages.redact.pages import Page, pages
-from dicomnode.stages.redact.reuse import Reader, Recent, digest
-from dicomnode.stages.redact.words import Words
+from dicomnode.stages.redact.places import Places
+from dicomnode.stages.redact.reading import Reader
+from dicomnode.stages.redact.words import Words, packaged
 
 __all__ = ["Redact"]
 
-#: Grey levels by which renderings may differ and still show the same text.
-_ALIKE = 16
 _MODES = ("strict", "header")
-#: What was done, VR LO: no more is claimed, for text that is not horizontal is not looked for.
+#: What was done, VR LO: no more is claimed, for what the networks do not see stays.
 _METHODS = {
-    "strict": "Horizontal text found by OCR blanked (strict mode)",
-    "header": "Horizontal text found by OCR blanked (header mode)",
+    "strict": "Text found by detector and OCR blanked (strict mode)",
+    "header": "Text found by detector and OCR blanked (header mode)",
 }
 #: Some of it could not be judged, and a person answers for that.
 _UNSURE = "Text found by OCR blanked where it could be read"
 _RELEASED = "; released"
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What holds for one instance."""
-
-    facts: Known
-    read: Reader
-    #: Of the clock `time.monotonic`.
-    deadline: float
-    #: A person answers for what cannot be judged: it is no error, and nothing is found there.
-    vouched: bool
-
-    def left(self) -> float:
-        """Give the seconds that are left."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise RedactionUncertain("the time for one instance is spent")
-        return left
 
 
 class Redact:
@@ -86,6 +64,12 @@ class Redact:
         Languages of Tesseract, joined by ``+``.
     words
         The allow-list, as text in the form of ``words.txt``; None for the list of the package.
+    models
+        Folder of the networks that find and read text; None for those of the package.
+    appeal
+        Asked in header mode about texts that nobody knows; what it calls PHI goes.
+    places
+        Rectangles by device that go as well.
     frame_s, budget_s
         Time for reading one frame, and one instance; what takes longer is uncertain, so that it ends held and not again and
         again.
@@ -94,6 +78,8 @@ class Redact:
     ------
     ProgramMissing
         Tesseract, or a language of it, is not installed.
+    MissingModel, BadCard
+        The networks are not there, or do not open.
     BadSetting
         There is no such mode, or the list cannot be read.
     """
@@ -101,14 +87,26 @@ class Redact:
     name = "redact"
 
     def __init__(
-        self, mode: str = "strict", lang: str = "eng", words: str | None = None, *,
-        frame_s: float = 120.0, budget_s: float = 7200.0,
+        self, mode: str = "strict", lang: str = "eng", words: str | None = None, *, models: Path | None = None,
+        appeal: Appeal | None = None, places: Places | None = None, frame_s: float = 120.0, budget_s: float = 7200.0,
     ) -> None:
         if mode not in _MODES:
             raise BadSetting(f"redaction must be one of {', '.join(_MODES)}")
-        self._mode = mode
+        self._mode: Mode = "strict" if mode == "strict" else "header"
         self._words = Words.load(words)
         self._tesseract = Tesseract(lang)
+        self._detector = Detector.load(models)
+        self._letters = Letters.load(models)
+        self._appeal, self._places = appeal, places
+        #: By what it redacts, before it has looked at anything: results that were made by other means are others.
+        self.means = Means(
+            mode=self._mode,
+            detector=self._detector.version,
+            reader=f"{self._tesseract.version} {self._letters.version}",
+            allow_list=hashlib.sha256((words or packaged()).encode()).hexdigest(),
+            places=places.digest if places else "",
+            judge=appeal.name if appeal and self._mode == "header" else "",
+        )
         self._frame_s = frame_s
         self._budget_s = budget_s
 
@@ -151,23 +149,20 @@ class Redact:
     def _redacted(self, image: Image, frames: Sequence[int] | None, *, vouched: bool) -> Redacted:
         if not image.has_pixels:
             raise RedactionUncertain("the instance has no pixels to look at")
-        spec, reader = image.spec, Reader(self._tesseract.read)
-        task = _Task(known(image.dataset), reader, time.monotonic() + self._budget_s, vouched)
-        found: list[Region] = []
-        read: Recent[bytes, list[Judged]] = Recent()
-        whole = not image.unread
-        for number in range(image.frames) if frames is None else sorted(set(frames)):
-            array, shown = image.frame(number), image.picture(number)
-            key = digest(array, shown)
-            judged = read.get(key)
-            if judged is None:
-                judged = self._look(array, shown, task)
-                if judged is None:
-                    whole = False
-                    continue
-                read.put(key, judged)
-            found += regions(judged, number, spec.rows, spec.columns, even=spec.subsampled)
-        dropped = overlays(image, strict=self._mode == "strict", identifies=lambda plane: self._identifies(plane, task))
+        numbers = list(range(image.frames)) if frames is None else sorted(set(frames))
+        looks = Inspection(
+            image=image,
+            marker=Marker(self._mode, self._words, known(image.dataset), self._asks),
+            reader=Reader(self._tesseract, self._letters),
+            eyes=self._detector.eyes(),
+            again=self._detector.eyes(),
+            deadline=time.monotonic() + self._budget_s,
+            frame_s=self._frame_s,
+            vouched=vouched,
+        )
+        found = looks.regions(numbers, self._places.regions(image, numbers) if self._places else ())
+        dropped = overlays(image, strict=self._mode == "strict", identifies=looks.identifies)
+        whole = not image.unread and not looks.doubted
         return Redacted(
             image=image,
             regions=(*found, *dropped.regions),
@@ -176,57 +171,10 @@ class Redact:
             overlays=dropped.groups,
             strict=self._mode == "strict" and whole,
             seen=None if frames is None else frozenset(frames),
+            means=replace(self.means, second_look="waived" if looks.doubted else "clean"),
         )
 
-    def _look(self, array: NDArray[Any], shown: NDArray[np.uint8], task: _Task) -> list[Judged] | None:
-        """Judge the text of one frame, in the full range of its values and as it is displayed; None when that cannot be done
-        and a person answers for it.
-        """
-        try:
-            left = task.left()
-            if shown.ndim == 3:
-                return self._judge(pages(shown), left, task)
-            whole = _full_range(array)
-            made = pages(whole)
-            if not _alike(whole, shown):
-                made += pages(shown)
-            return self._judge(made, left, task)
-        except RedactionUncertain:
-            if task.vouched:
-                return None
-            raise
-
-    def _judge(self, made: list[Page], left: float, task: _Task) -> list[Judged]:
-        words = task.read([page.picture for page in made], min(left, self._frame_s))
-        judged: list[Judged] = []
-        for line in lines(made, words, task.facts.matches):
-            reasons = judge([box.text for box in line], task.facts, self._words)
-            judged += zip(line, map(self._counts, reasons), strict=True)
-        return judged
-
-    def _counts(self, reason: str | None) -> str | None:
-        """What nobody knows goes in strict mode as unknown text, and stays in header mode."""
-        if reason in UNKNOWN:
-            return "unknown-text" if self._mode == "strict" else None
-        return reason
-
-    def _identifies(self, plane: NDArray[np.uint8], task: _Task) -> bool:
-        try:
-            return any(reason is not None for _, reason in self._judge(pages(plane), task.left(), task))
-        except RedactionUncertain:
-            if task.vouched:
-                return False
-            raise
-
-
-def _full_range(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Stretch all stored values over the scale: text usually lies at its ends."""
-    values = np.nan_to_num(array.astype(np.float32))
-    first, last = float(values.min()), float(values.max())
-    return np.asarray(np.rint((values - first) * (255 / max(last - first, 1e-12))), np.uint8)
-
-
-def _alike(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
-    """Say whether two renderings show the same, be one of them turned; then one of them is enough."""
-    apart = min(cv2.absdiff(one, other).max(), cv2.absdiff(one, 255 - other).max())
-    return bool(apart <= _ALIKE)
+    def _asks(self, texts: Sequence[str]) -> list[bool]:
+        if self._appeal is None:
+            return [False] * len(texts)
+        return [answer == "phi" for answer in self._appeal(texts)]

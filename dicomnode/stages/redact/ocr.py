@@ -50,25 +50,36 @@ class Tesseract:
             raise ProgramMissing("the program tesseract is not installed: apt-get install tesseract-ocr")
         self._program = program
         self._lang = lang
+        #: The program with its version.
+        self.version = self._version()
         missing = set(lang.split("+")) - self._languages()
         if missing:
             packages = " ".join(f"tesseract-ocr-{name}" for name in sorted(missing))
             raise ProgramMissing(f"tesseract has no data for {', '.join(sorted(missing))}: apt-get install {packages}")
 
+    def _version(self) -> str:
+        said = self._said("--version").split("\n", 1)[0].split()
+        return " ".join(said[:2]) if len(said) > 1 else "tesseract"
+
     def _languages(self) -> set[str]:
+        return set(self._said("--list-langs").split())
+
+    def _said(self, option: str) -> str:
         try:
-            done = subprocess.run([self._program, "--list-langs"], capture_output=True, timeout=30, check=True)
+            done = subprocess.run([self._program, option], capture_output=True, timeout=30, check=True)
         except (OSError, subprocess.SubprocessError):
             raise ProgramMissing("the program tesseract does not run: apt-get install --reinstall tesseract-ocr") from None
-        return set(done.stdout.decode("utf-8", "replace").split())
+        return (done.stdout or done.stderr).decode("utf-8", "replace")
 
-    def read(self, pages: Sequence[Grey], timeout_s: float) -> list[Word]:
+    def read(self, pages: Sequence[Grey], timeout_s: float, *, lines: bool = False) -> list[Word]:
         """Read dark text on light ground.
 
         Parameters
         ----------
         pages
             Each (rows, cols) uint8.
+        lines
+            Each page is one line of text, and certainly dark on light.
 
         Raises
         ------
@@ -80,7 +91,8 @@ class Tesseract:
         done, packed = cv2.imencodemulti(".tiff", list(pages), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
         if not done:
             raise RedactionUncertain("the picture cannot be handed to tesseract")
-        command = [self._program, "stdin", "stdout", "-l", self._lang, "--psm", "11", "--dpi", "96", "tsv"]
+        how = ["--psm", "7", "-c", "tessedit_do_invert=0"] if lines else ["--psm", "11"]
+        command = [self._program, "stdin", "stdout", "-l", self._lang, *how, "--dpi", "96", "tsv"]
         environment = {"PATH": os.environ.get("PATH", ""), "OMP_THREAD_LIMIT": "1", "LC_ALL": "C"}
         if prefix := os.environ.get("TESSDATA_PREFIX"):
             environment["TESSDATA_PREFIX"] = prefix

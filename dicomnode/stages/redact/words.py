@@ -42,7 +42,7 @@ class Words:
     @classmethod
     def load(cls, text: str | None = None) -> Words:
         """Read the list; raises `BadSetting` when a line begins with no kind."""
-        package = _package()
+        package = packaged()
         found = _read(package)
         if text is not None:
             own = _read(text)
@@ -82,7 +82,8 @@ def _shorter(word: str) -> set[str]:
 
 
 @lru_cache(1)
-def _package() -> str:
+def packaged() -> str:
+    """The list of the package, in the form of ``words.txt``."""
     return files(__package__).joinpath("words.txt").read_text("utf-8")
 
 

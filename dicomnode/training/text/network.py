@@ -1,11 +1,12 @@
-"""The two networks that find text: a gate that looks quickly, and a detector that draws the cores of lines.
+"""The networks of redaction: a gate that looks quickly, a detector that draws the cores of lines, a reader of lines.
 
-**Way** Both begin with a convolution that takes each 4 x 4 pixels once, so that no layer runs at full size. `Gate` answers for
-cells of 16 pixels. `Detector` goes down to 1/32 and comes up again to 1/4, and answers for 2 x 2 pixels: the probability of a
-core and, while it learns, a threshold, by which differentiable binarisation makes the edge of a core steep (Liao et al., AAAI
-2020).
+**Way** The first two begin with a convolution that takes each 4 x 4 pixels once, so that no layer runs at full size. `Gate`
+answers for cells of 16 pixels. `Detector` goes down to 1/32 and comes up again to 1/4, and answers for 2 x 2 pixels: the
+probability of a core and, while it learns, a threshold, by which differentiable binarisation makes the edge of a core steep
+(Liao et al., AAAI 2020). `Reader` goes down to one row, and to a quarter of the columns, and says of each what letter stands
+there.
 
-**Limits** Sides are multiples of 32.
+**Limits** Sides are multiples of 32; what the reader takes is 32 rows high, and its columns are a multiple of 4.
 """
 
 from __future__ import annotations
@@ -87,6 +88,45 @@ class Detector(nn.Module):
         up = self.meet4(self.side4(four) + _twice(self.narrow(up)))
         made: Tensor = self.unfold(self.head(up))
         return made
+
+
+class Reader(nn.Module):
+    """(n, 3, 32, cols) lines in 0..1 to (n, classes, cols/4): logits of letters along the line, class 0 for none."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _conv(3, 32, 3, 2), _Again(32), _conv(32, 64, 3, 2), _Again(64), _flat(64, 112), _Again(112), _flat(112, 160),
+        )
+        self.along = nn.Sequential(
+            nn.Conv2d(160, 224, (2, 5), padding=(0, 2), bias=False), nn.BatchNorm2d(224), nn.ReLU(inplace=True),
+            nn.Conv2d(224, 224, (1, 5), padding=(0, 2), bias=False), nn.BatchNorm2d(224), nn.ReLU(inplace=True),
+            nn.Dropout(0.1), nn.Conv2d(224, classes, 1),
+        )
+
+    def forward(self, slips: Tensor) -> Tensor:
+        """Give the logits along the lines."""
+        made: Tensor = self.along(self.features(slips)).squeeze(2)
+        return made
+
+
+def _flat(entering: int, leaving: int) -> nn.Sequential:
+    """Halve the height alone."""
+    return nn.Sequential(
+        nn.Conv2d(entering, leaving, 3, (2, 1), 1, bias=False), nn.BatchNorm2d(leaving), nn.ReLU(inplace=True),
+    )
+
+
+class Said(nn.Module):
+    """A reader with the probabilities that it is exported with."""
+
+    def __init__(self, network: Reader) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, slips: Tensor) -> Tensor:
+        """Give the probabilities along the lines."""
+        return torch.softmax(self.network(slips), 1)
 
 
 def _twice(x: Tensor) -> Tensor:
