@@ -24,6 +24,8 @@ from dicomnode.stages.encode import Encode
 from dicomnode.stages.infer import Infer, Model
 from dicomnode.stages.look import look
 from dicomnode.stages.redact import Redact
+from dicomnode.stages.redact.appeal import Appeal
+from dicomnode.stages.redact.places import Places
 from dicomnode.stages.route import RouteStage
 from dicomnode.stages.sight import Classify
 from dicomnode.stages.unit import shown
@@ -129,6 +131,7 @@ def load_models(work: WorkSettings, names: Iterable[str], approved: Mapping[str,
 
 def build_kit(
     settings: Settings, node_id: str, key: bytes, classifier: Callable[[Model], Classify] | None = None,
+    appeal: Appeal | None = None,
 ) -> Kit:
     """Build the stages of one process.
 
@@ -138,6 +141,8 @@ def build_kit(
         Identity of the node, from its spool.
     classifier
         As in `build_router`.
+    appeal
+        The further judge of redaction, where the settings name one.
 
     Raises
     ------
@@ -150,7 +155,11 @@ def build_kit(
     infer = Infer(models)
     # Redaction gives a frame up well before the worker's deadline: its outputs are held then, and the report leaves.
     frame_s = min(_FRAME_S, work.deadline_s / 2)
-    redact = Redact(mode=work.redaction, lang=work.ocr_language, frame_s=frame_s, budget_s=work.redact_max_s)
+    places = Places(settings.places)
+    redact = Redact(
+        mode=work.redaction, lang=work.ocr_language, models=work.models_dir, appeal=appeal, places=places, frame_s=frame_s,
+        budget_s=work.redact_max_s,
+    )
 
     def find(image: Image, route: Route) -> tuple[Findings, ...]:
         frame = shown(image.rows, image.columns)
@@ -176,6 +185,8 @@ def build_kit(
             }),
             work.redaction,
             work.ocr_language,
+            places.digest,
+            appeal.name if appeal else "",
         ),
         model_digests=cards,
         maps={name: map_kinds(model) for name, model in models.items()},

@@ -36,6 +36,7 @@ from dicomnode.errors import (
     Transient,
 )
 from dicomnode.image import Image
+from dicomnode.judging import appeal_of
 from dicomnode.kitting import build_kit
 from dicomnode.log import get_logger
 from dicomnode.pipeline import Kit, Order, process
@@ -67,7 +68,7 @@ def run_worker(settings: Settings, stop: Stop) -> int:
     """Work until told to stop; gives the exit code."""
     spool = Spool(settings.node.state_dir)
     identity = spool.identity()
-    kit = build_kit(settings, identity.node_id, identity.key)
+    kit = build_kit(settings, identity.node_id, identity.key, appeal=appeal_of(settings))
     queue = SqliteQueue(spool.queue_path)
     worker = Worker(settings, spool, queue, kit, this_process())
     # An instance in hand has its own deadline, which tells the log which one it was; the supervisor looks after it.

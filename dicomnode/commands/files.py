@@ -4,7 +4,8 @@
 about the pictures of several files at once (`ahead`). Results of `run` are named by their own UIDs, because names of sources
 may hold names of people.
 
-**Limits** `run` uses the identity of the configured node, so its pseudonyms are those that the node sends.
+**Limits** `run` uses the identity of the configured node, so its pseudonyms are those that the node sends, and
+the judge of that node, when it runs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dicomnode.commands.options import DEFAULT_CONFIG, Config, Json, MaybeConfig
 from dicomnode.errors import EXIT_FAILURE, DicomNodeError, NotFound, Permanent
 from dicomnode.header import header
 from dicomnode.image import Image
+from dicomnode.judging import appeal_of
 from dicomnode.kitting import build_kit, build_router, load_models
 from dicomnode.pipeline import Kit, process
 from dicomnode.records import UNCERTAIN, Held, Instance, OutputKind, Result, Route, leading
@@ -88,7 +90,7 @@ def run(
     settings = load(config)
     identity = Spool(settings.node.state_dir).identity()
     classify = _Batches()
-    kit = _outside(build_kit(settings, identity.node_id, identity.key, classify.of))
+    kit = _outside(build_kit(settings, identity.node_id, identity.key, classify.of, appeal_of(settings)))
     files = sources(src)  # once: results may stand below src
     ahead = Ahead(files, classify.made, partial(instance_of, node_id=identity.node_id), kit.route)
     try:

@@ -29,10 +29,13 @@ from dicomnode.commands.learn import learn
 from dicomnode.commands.verify_redaction import verify
 from dicomnode.errors import EXIT_FAILURE
 from dicomnode.image import Coded, Image
+from dicomnode.judging import appeal_of
 from dicomnode.outputs import Material, NodeFacts, deidentified, part10, shell
 from dicomnode.records import UNCERTAIN, Instance, Region, Route
+from dicomnode.settings import Settings, load
 from dicomnode.stages.encode import Encode
 from dicomnode.stages.redact import Redact
+from dicomnode.stages.redact.places import Places
 
 Mode = Literal["strict", "header"]
 
@@ -54,11 +57,14 @@ def redact(
         Path | None, typer.Option(help="File for one JSON line a file: path, blanked regions, certificate; never the text."),
     ] = None,
     pixels_only: Annotated[bool, typer.Option("--pixels-only", help="Leave the header; blank pixels only.")] = False,
+    config: Annotated[Path | None, typer.Option(
+        "-c", "--config", help="Configuration directory: its networks, OCR languages and rectangles; in header mode its judge.",
+    )] = None,
 ) -> None:
     """Blank identifying text in the pixels; by default the header is cleared as well."""
     files = sources(src)
     _check(src, dst)
-    redactor = _Redactor(mode, pixels_only=pixels_only)
+    redactor = _Redactor(mode, pixels_only=pixels_only, settings=None if config is None else load(config))
     with _open(report) as lines:
 
         def tell(file: Path, **what: object) -> None:
@@ -100,11 +106,20 @@ def _open(report: Path | None) -> AbstractContextManager[TextIO | None]:
         raise typer.BadParameter(f"{report}: {error.strerror}", param_hint="--report") from None
 
 
+def _configured(mode: Mode, settings: Settings) -> Redact:
+    """Make the stage as the node of this configuration has it; its judge answers where the node runs with one."""
+    work = settings.work
+    return Redact(
+        mode=mode, lang=work.ocr_language, models=work.models_dir, places=Places(settings.places),
+        appeal=appeal_of(settings) if mode == "header" else None,
+    )
+
+
 class _Redactor:
     """The stages of one call, and the identity under which its de-identified objects are made."""
 
-    def __init__(self, mode: Mode, *, pixels_only: bool) -> None:
-        self._redact = Redact(mode=mode)
+    def __init__(self, mode: Mode, *, pixels_only: bool, settings: Settings | None = None) -> None:
+        self._redact = Redact(mode=mode) if settings is None else _configured(mode, settings)
         self._encode = Encode()
         self._mode = mode
         self._pixels_only = pixels_only

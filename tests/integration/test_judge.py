@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dicomnode.judging import SocketAppeal, wire
@@ -14,6 +18,7 @@ from tests import llm
 from tests.acceptance.harness import Node
 from tests.integration.master import Master
 from tests.peers import wait_for
+from tests.unit import pictures
 
 TEXTS = ["QUISTGAARD", "WOBBLER"]
 RIGHT = ["phi", "harmless"]
@@ -134,3 +139,81 @@ def test_without_a_model_there_is_no_role_to_run(master: Master) -> None:
     done = master.node.command("judge", check=False)
     assert done.returncode == 78
     assert "judge.url" in done.stderr
+
+
+# -- a picture, from the words in it to the answer of the model
+#: Where the words stand in `source`: nobody knows either of them, and the model knows the second one to be technical.
+NOBODYS, KNOWN = (20, 30, 170, 40), (20, 130, 170, 40)
+RULE = """
+[[place]]
+manufacturer = "Acme"
+model = "Sono 5"
+rows = 200
+columns = 400
+rectangles = [{ x = 301, y = 150, w = 33, h = 21 }]
+"""
+
+
+def source(folder: Path) -> Path:
+    """A colour picture of a device, in pairs of columns, with two words."""
+    picture = np.zeros((200, 400), np.uint8)
+    for text, (x, y, _, h) in (("ZIRBELNUSS", NOBODYS), ("WOBBLER", KNOWN)):
+        pictures.draw(picture, text, x, y + h - 10, 255, 0.9)
+    pairs = np.empty((200, 800), np.uint8)
+    pairs[:, 0::4], pairs[:, 1::4] = picture[:, 0::2], picture[:, 1::2]
+    pairs[:, 2::4], pairs[:, 3::4] = 128, 128
+    device = {"Manufacturer": "Acme", "ManufacturerModelName": "Sono 5"}
+    ds = pictures.dataset(np.zeros((200, 400, 3), np.uint8), "YBR_FULL_422", **device)
+    path = folder / "x.dcm"
+    path.write_bytes(pictures.part10(ds, pairs.tobytes()))
+    return path
+
+
+def redacted(node: Node, path: Path, mode: str) -> list[dict[str, Any]]:
+    """Redact a file as the node would; gives the reported regions."""
+    report = path.with_name("report.jsonl")
+    node.command("redact", str(path), str(path.with_name("out.dcm")), "--mode", mode, "--report", str(report))
+    (line,) = (json.loads(line) for line in report.read_text().splitlines())
+    assert "held" not in line
+    means = line["certificate"]["means"]
+    assert (means["judge"], len(means["places"])) == ("tiny" if mode == "header" else "", 64)
+    return list(line["regions"])
+
+
+def reasons_at(regions: list[dict[str, Any]], place: tuple[int, int, int, int]) -> set[str]:
+    """Why something goes where this word stands."""
+    x, y, w, h = place
+    return {r["reason"] for r in regions if r["x"] < x + w and x < r["x"] + r["w"] and r["y"] < y + h and y < r["y"] + r["h"]}
+
+
+@pytest.mark.skipif(shutil.which("tesseract") is None, reason="the program tesseract is not installed")
+def test_a_picture_is_judged_by_model_and_rule(master: Master, model: llm.Model, tmp_path: Path) -> None:
+    """What the model calls harmless stays; without a judge all that nobody knows goes; strict mode asks nobody.
+
+    A rule's rectangle goes in any mode, fitted to the cells of the picture.
+    """
+    node, path = master.node, source(tmp_path)
+    configure(node, model)
+    node.append("redaction/acme.toml", RULE)
+    master.start("judge")
+    master.ready()
+    judged = redacted(node, path, "header")
+    assert reasons_at(judged, NOBODYS) == {"model"}
+    assert reasons_at(judged, KNOWN) == set()
+    rule = [{key: one[key] for key in "xywh"} for one in judged if one["reason"] == "rule"]
+    assert rule == [{"x": 300, "y": 150, "w": 34, "h": 21}]
+    assert {"ZIRBELNUSS", "WOBBLER"} <= set(model.texts)
+    model.asked.clear()
+    strict = redacted(node, path, "strict")
+    assert "model" not in {one["reason"] for one in strict}
+    assert reasons_at(strict, NOBODYS)
+    assert reasons_at(strict, KNOWN)
+    assert [one for one in strict if one["reason"] == "rule"]
+    assert model.asked == []
+    model.mind = lambda _: "Both of them are harmless, I am sure."
+    assert reasons_at(redacted(node, path, "header"), KNOWN) == {"model"}
+    assert model.asked
+    master.stop()
+    alone = redacted(node, path, "header")
+    assert reasons_at(alone, NOBODYS) == reasons_at(alone, KNOWN) == {"model"}
+    assert not any(text in node.log_path.read_text() for text in ("ZIRBELNUSS", "WOBBLER"))

@@ -22,18 +22,20 @@ import pytest
 
 from dicomnode import log, worker
 from dicomnode.certificate.proof import prove
-from dicomnode.errors import ConfigError, QueueUnavailable, RedactionUncertain, SpoolFull, StageFailed
+from dicomnode.errors import BadSetting, ConfigError, QueueUnavailable, RedactionUncertain, SpoolFull, StageFailed
 from dicomnode.header import header
 from dicomnode.image import Image, Redacted
 from dicomnode.kitting import build_kit
 from dicomnode.outputs.table import OUTPUTS
 from dicomnode.pipeline import Kit
+from dicomnode.places import Place, Rectangle
 from dicomnode.queue import Claim
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
 from dicomnode.records import Instance, OutputKind, Verdict
-from dicomnode.settings import LogSettings, SendSettings, Settings, WorkSettings, load
+from dicomnode.settings import JudgeSettings, LogSettings, SendSettings, Settings, WorkSettings, load
 from dicomnode.spool import Spool
+from dicomnode.stages.redact.places import Places
 from dicomnode.worker import EXIT_DEFECT, MAX_DEFECTS, Worker, run_worker
 from tests.unit import fakes
 from tests.unit.materials import FINDINGS, marked_dx, pydicom_file, spooled
@@ -894,7 +896,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
     def prepare(kit: Kit) -> tuple[Desk, threading.Event]:
         desk = Desk(tmp_path)
-        monkeypatch.setattr("dicomnode.worker.build_kit", lambda *_: kit)
+        monkeypatch.setattr("dicomnode.worker.build_kit", lambda *_, **__: kit)
         return desk, stop
 
     stop = threading.Event()
@@ -928,6 +930,31 @@ def test_a_worker_that_is_told_to_stop_ends_what_it_has_in_hand(process: Callabl
     assert run_worker(desk.settings, stop) == 0
     assert (desk.state(one)[0], desk.state(two)[0]) == ("done", "waiting")
     desk.queue.close()
+
+
+def test_redaction_is_built_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rectangles by device reach it, and in header mode a judge: the worker's way to its socket. Strict mode has none."""
+    place = Place(manufacturer="A", model="B", rows=9, columns=9, rectangles=(Rectangle(x=0, y=0, w=9, h=9),))
+    judge = JudgeSettings(url="http://127.0.0.1/v1", model="tiny")
+    built: list[dict[str, Any]] = []
+
+    def redact(**arguments: Any) -> None:
+        built.append(arguments)
+        raise BadSetting("no more is built")
+
+    monkeypatch.setattr("dicomnode.kitting.load_models", lambda *_: {})
+    monkeypatch.setattr("dicomnode.kitting.Redact", redact)
+    base = configured(tmp_path)
+    for mode in ("header", "strict"):
+        settings = base.model_copy(
+            update={"work": WorkSettings(redaction=mode, models_dir=tmp_path), "judge": judge, "places": (place,)},
+        )
+        with pytest.raises(BadSetting):
+            run_worker(settings, threading.Event())
+    header, strict = built
+    assert (header["mode"], header["appeal"].name, header["places"].digest) == ("header", "tiny", Places([place]).digest)
+    assert (strict["mode"], strict["appeal"], strict["places"].digest) == ("strict", None, Places([place]).digest)
+    assert header["models"] == tmp_path
 
 
 def test_a_kit_that_cannot_be_built_ends_the_start(tmp_path: Path) -> None:
