@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from dicomnode.commands.teaching import Teaching, with_teaching
-from dicomnode.errors import ProgramMissing
+from dicomnode.errors import BadSetting, ProgramMissing
 
 train = typer.Typer(no_args_is_help=True, help="Train a model, export it to ONNX and write its card.")
 
@@ -108,16 +108,21 @@ def train_for_text(
     manifest: Annotated[
         Path, typer.Option("--manifest", help="Pictures to draw text upon: MANIFEST.csv (path, split) or a folder."),
     ],
-    models: Annotated[Path, typer.Option("--models", help="Folder of models that both networks go to.")] = Path("models"),
+    network: Annotated[
+        Literal["find", "read"], typer.Option("--network", help="find: gate and detector; read: the reader of lines."),
+    ] = "find",
+    models: Annotated[Path, typer.Option("--models", help="Folder of models that the networks go to.")] = Path("models"),
     runs: Annotated[
-        Path, typer.Option("--runs", help="Folder for checkpoints, history and curves."),
-    ] = Path("runs/text"),
+        Path | None, typer.Option("--runs", help="Folder for checkpoints and curves; default: runs/text, runs/reader."),
+    ] = None,
     model_version: Annotated[
-        str, typer.Option("--model-version", help="Version of both networks, MAJOR.MINOR.PATCH."),
+        str, typer.Option("--model-version", help="Version of the networks, MAJOR.MINOR.PATCH."),
     ] = "1.0.0",
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps to learn.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", min=2, help="Pieces in one step.")] = None,
-    side: Annotated[int | None, typer.Option("--side", min=64, help="Rows and columns of a piece, a multiple of 32.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=2, help="Pieces or lines in one step.")] = None,
+    side: Annotated[
+        int | None, typer.Option("--side", min=64, help="find: rows and columns of a piece, a multiple of 32."),
+    ] = None,
     rate: Annotated[float | None, typer.Option("--rate", min=1e-7, max=1, help="Highest learning rate.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")] = None,
     fonts: Annotated[
@@ -129,17 +134,27 @@ def train_for_text(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint under --runs.")] = False,
     overwrite: Annotated[bool, typer.Option("--replace", help="Write over models of this version.")] = False,
 ) -> None:
-    """Train the two networks that find text in frames, on text drawn over pictures."""
+    """Train the networks that find text in frames, or the one that reads it, on text drawn over pictures."""
     _need_torch()
     from dicomnode.training.learn import Machine  # noqa: PLC0415 - needs torch
+    from dicomnode.training.text.course import Plan  # noqa: PLC0415
     from dicomnode.training.text.learn import TextPlan  # noqa: PLC0415
-    from dicomnode.training.text.train import TextOrder, train_text  # noqa: PLC0415
+    from dicomnode.training.text.train import TextOrder, train_reader, train_text  # noqa: PLC0415
 
-    numbers = {"steps": steps, "batch": batch, "side": side, "rate": rate, "seed": seed}
-    folders = train_text(
-        TextOrder(manifest, models, runs, model_version, tuple(fonts or ()), resume, overwrite),
-        TextPlan(**{key: value for key, value in numbers.items() if value is not None}),  # type: ignore[arg-type]
-        Machine(device, threads), workers,
-        tell=lambda text: typer.echo(f"dicomnode: {text}", err=True),
-    )  # fmt: skip
+    reads = network == "read"
+    if reads and side is not None:
+        raise BadSetting("--side: is of pieces to find text in; lines to read have no side")
+    given = {"steps": steps, "batch": batch, "side": side, "rate": rate, "seed": seed}
+    numbers: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    place = runs or Path("runs/reader" if reads else "runs/text")
+    order = TextOrder(manifest, models, place, model_version, tuple(fonts or ()), resume, overwrite)
+    machine = Machine(device, threads)
+
+    def tell(text: str) -> None:
+        typer.echo(f"dicomnode: {text}", err=True)
+
+    if reads:
+        folders: tuple[Path, ...] = (train_reader(order, Plan(**numbers), machine, workers, tell),)
+    else:
+        folders = train_text(order, TextPlan(**numbers), machine, workers, tell)
     typer.echo("\n".join(f"written: {folder}" for folder in folders))

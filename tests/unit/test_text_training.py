@@ -18,7 +18,7 @@ from dicomnode.check import _text_models  # noqa: E402
 from dicomnode.commands.train import train  # noqa: E402
 from dicomnode.errors import BadCard, BadSetting, DigestMismatch  # noqa: E402
 from dicomnode.kitting import load_models  # noqa: E402
-from dicomnode.repository import DETECTOR, GATE, approve, load_text_model, resolve, resolve_any  # noqa: E402
+from dicomnode.repository import DETECTOR, GATE, READER, approve, load_text_model, resolve, resolve_any  # noqa: E402
 from dicomnode.settings import WorkSettings  # noqa: E402
 from dicomnode.stages.redact.model import TextModel  # noqa: E402
 from dicomnode.text_cards import TextFolder  # noqa: E402
@@ -104,9 +104,9 @@ def test_pieces_are_views() -> None:
 
 def test_ink_lies_in_the_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What differs between a piece with its text and the same without lies in the boxes, and each box has some of it."""
-    style = scene._Style(FACES[0], 18, 1, hard=False, outline=0, backed=0, shadow=False, extreme=True, stretch=1.0, alpha=1.0)
-    monkeypatch.setattr(scene, "_style", lambda _faces, _random: style)
-    canvas = scene._Canvas(np.full((160, 160), 0.2, np.float32), np.zeros((160, 160), bool))
+    style = scene.Style(FACES[0], 18, 1, hard=False, outline=0, backed=0, shadow=False, extreme=True, stretch=1.0, alpha=1.0)
+    monkeypatch.setattr(scene, "draw_style", lambda _faces, _random: style)
+    canvas = scene.Canvas(np.full((160, 160), 0.2, np.float32), np.zeros((160, 160), bool))
     for seed in range(6):
         scene._block(canvas, CASE, np.random.default_rng(seed))
     inked = np.abs(canvas.picture - 0.2) > 0.05
@@ -122,7 +122,7 @@ def test_blanked_lines_are_no_text() -> None:
     """A line that was drawn over whole is gone from the list; what is left of one ends where it was cut."""
     seen = set()
     for seed in range(60):
-        canvas = scene._Canvas(np.full((96, 96), 0.5, np.float32), np.zeros((96, 96), bool), [(10, 40, 80, 52)])
+        canvas = scene.Canvas(np.full((96, 96), 0.5, np.float32), np.zeros((96, 96), bool), [(10, 40, 80, 52)])
         scene._unwrite(canvas, np.random.default_rng(seed))
         seen.add(len(canvas.lines))
         for left, _, right, _ in canvas.lines:
@@ -381,12 +381,12 @@ def test_check_looks_at_them(tmp_path: Path) -> None:
     """A folder of the site without them takes the node's; one that is broken there is a fault, with its name."""
     given = configured(tmp_path)
     settings = given.model_copy(update={"work": given.work.model_copy(update={"models_dir": tmp_path / "m"})})
-    assert [answer.outcome for answer in _text_models(settings)] == ["ok", "ok"]
+    assert [answer.outcome for answer in _text_models(settings)] == ["ok", "ok", "ok"]
     broken = tmp_path / "m" / GATE / "1.0.0"
     broken.mkdir(parents=True)
     (broken / "card.toml").write_text('task = "text"', encoding="utf-8")
     told = {answer.about: answer.outcome for answer in _text_models(settings)}
-    assert told == {f"model {DETECTOR}": "ok", f"model {GATE}": "fault"}
+    assert told == {f"model {DETECTOR}": "ok", f"model {GATE}": "fault", f"model {READER}": "ok"}
 
 
 def test_command(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ Random = np.random.Generator
 #: Longest side that is kept of a picture.
 _MOST = 2200
 _SCALES = (0.5, 4.0)
+#: Of grounds for a single line: how many are plain, and how many of the others have their tones turned over.
+_PLAIN_SHARE, _TURNED_SHARE = 0.25, 0.2
 _SEED = 1
 _LABEL = "ground"
 _PLAIN = (".png", ".jpg", ".jpeg")
@@ -146,6 +148,21 @@ class Grounds:
             picture = 1 - picture
         made = _harsh(np.asarray(picture, np.float32), random)
         return np.asarray(np.clip(made, 0, 1), np.float32), np.ascontiguousarray(away)
+
+
+    def patch(self, rows: int, cols: int, random: Random) -> NDArray[np.float32]:
+        """Give (rows, cols) float32 in 0..1, cut from one picture at any scale, or a plain ground."""
+        if random.random() < _PLAIN_SHARE:
+            return _plain(max(rows, cols), random)[:rows, :cols]
+        picture = self._grounds[random.integers(len(self._grounds))].picture
+        shrunk = 1 / float(np.exp(random.uniform(*np.log(_SCALES))))
+        scale = min(shrunk, picture.shape[0] / rows, picture.shape[1] / cols)
+        high, wide = max(2, int(rows * scale)), max(2, int(cols * scale))
+        top, left = int(random.integers(0, picture.shape[0] - high + 1)), int(random.integers(0, picture.shape[1] - wide + 1))
+        made = cv2.resize(picture[top : top + high, left : left + wide], (cols, rows), interpolation=cv2.INTER_LINEAR)
+        shown = np.asarray(made, np.float32) / np.float32(255)
+        shown = np.asarray(1 - shown if random.random() < _TURNED_SHARE else shown, np.float32)
+        return np.asarray(np.clip(_harsh(shown, random), 0, 1), np.float32)
 
 
 def _window(picture: Grey, doubt: NDArray[np.bool_], need: int, random: Random) -> tuple[Grey, NDArray[np.bool_]]:

@@ -1,6 +1,6 @@
 """What is written on pictures: names, numbers, dates, places, and the technical words of consoles; all of it made up.
 
-**Way** `phrase` makes one line. The words come from a seeded generator, so that a run repeats.
+**Way** `phrase` makes one line to find, `line` one to read. The words come from a seeded generator, so that a run repeats.
 
 **Limits** Names are strung together from syllables: the network shall learn what text looks like, not what it says.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 import string
 
 import numpy as np
+
+from dicomnode.stages.redact.words import Words
 
 _SYLLABLES = (  # noqa: SIM905 - sixty words are read more easily so
     "an ber cor da el fin gar hol is jo ka lan mor na ol per qui ros sto tan ul ver wil xi yor zan mck o'c sch brun gia "
@@ -27,6 +29,12 @@ _TECHNICAL = (  # noqa: SIM905
 ).split("|")
 _MONTHS = ("Jan", "Feb", "MAR", "Apr", "May", "Jun", "JUL", "Aug", "Sep", "Oct", "NOV", "Dec")
 _PLACES = ("Hospital", "Clinic", "MEDICAL CENTER", "Klinikum", "Radiology", "Imaging", "Health", "University", "St.", "General")
+_UNITS = ("", "", "mm", "cm", "kV", "mAs", "mA", "ms", "s", "Hz", "MHz", "dB", "%", "°", "fps", "HU", "mGy", "bpm", "cm/s")
+_WORDS = Words.load()
+#: The allow-list: mistaking one of these blanks what is harmless.
+_ALLOWED = sorted(_WORDS.word | _WORDS.label | _WORDS.unit)
+#: Letters that are drawn in no order; digits more often than others.
+_LETTERS = list(string.ascii_letters + string.digits * 3 + string.punctuation + "°µÄÖÜäöüßéè")
 
 
 def _name(random: np.random.Generator) -> str:
@@ -88,3 +96,29 @@ def phrase(random: np.random.Generator) -> str:
     else:
         made = str(random.choice(list(string.ascii_uppercase + string.digits)))
     return made if any(c.isalnum() for c in made) else "L"
+
+
+def line(random: np.random.Generator) -> str:
+    """Make one line to read: what `phrase` makes, words of the allow-list, or letters in no order, so that none is guessed."""
+    kind = random.random()
+    if kind < 0.45:
+        return phrase(random)
+    if kind < 0.70:
+        words = [_cased(str(random.choice(_ALLOWED)), random) for _ in range(random.integers(1, 4))]
+        return " ".join(f"{word}{_mark(random)}" for word in words)
+    return " ".join("".join(random.choice(_LETTERS, random.integers(1, 9))) for _ in range(random.integers(1, 4)))
+
+
+def _cased(word: str, random: np.random.Generator) -> str:
+    return (word.upper, word.capitalize, word.lower)[random.integers(3)]()
+
+
+def _mark(random: np.random.Generator) -> str:
+    """What follows a word: nothing, a colon, a number, one with a unit."""
+    kind = random.random()
+    if kind < 0.5:
+        return ""
+    if kind < 0.65:
+        return ":"
+    number = _digits(random, 4) + (f".{_digits(random, 3)}" if random.random() < 0.4 else "")
+    return f"{random.choice([':', ': ', ' ', '=', ''])}{number}{random.choice(['', ' ', ''])}{random.choice(_UNITS)}"

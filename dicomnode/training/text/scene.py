@@ -44,7 +44,7 @@ class Scene:
 
 
 @dataclass(slots=True)
-class _Canvas:
+class Canvas:
     """A picture under way."""
 
     picture: NDArray[np.float32]
@@ -53,6 +53,7 @@ class _Canvas:
 
     @property
     def side(self) -> int:
+        """Rows of the picture, and columns where it is a piece."""
         return int(self.picture.shape[0])
 
     def free(self, box: Box, gap: int) -> bool:
@@ -63,7 +64,7 @@ class _Canvas:
 
 
 @dataclass(frozen=True, slots=True)
-class _Style:
+class Style:
     """How one block of text looks."""
 
     face: Face
@@ -88,13 +89,13 @@ def make_scene(grounds: Grounds, faces: Typecase, side: int, random: Random) -> 
     if colour:
         tint = random.uniform(0.6, 1.0, 3) if random.random() < 0.4 else np.ones(3)
         ground = ground[:, :, None] * tint.astype(np.float32)
-    canvas = _Canvas(np.ascontiguousarray(ground, np.float32), doubt)
+    canvas = Canvas(np.ascontiguousarray(ground, np.float32), doubt)
     draw_clutter(canvas.picture, random, lambda: _any_tone(random, colour=colour))
     if random.random() > 0.15:
         for _ in range(int(random.integers(1, 6))):
             _block(canvas, faces, random)
     _unwrite(canvas, random)
-    return Scene(_render(_soften(canvas.picture, random), random), canvas.lines, canvas.doubt)
+    return Scene(render(soften(canvas.picture, random), random), canvas.lines, canvas.doubt)
 
 
 def _any_tone(random: Random, *, colour: bool) -> tuple[float, ...]:
@@ -103,10 +104,11 @@ def _any_tone(random: Random, *, colour: bool) -> tuple[float, ...]:
     return (float(random.choice([0.0, 1.0, random.random()])),)
 
 
-def _style(faces: Typecase, random: Random) -> _Style:
+def draw_style(faces: Typecase, random: Random) -> Style:
+    """Choose how a block of text looks."""
     face = faces.draw(random)
     size = int(np.exp(random.uniform(*np.log(SIZES))))
-    return _Style(
+    return Style(
         face=face,
         size=size,
         stroke=int(random.integers(1, 2 + size // 14)),
@@ -120,10 +122,10 @@ def _style(faces: Typecase, random: Random) -> _Style:
     )
 
 
-def _block(canvas: _Canvas, faces: Typecase, random: Random) -> None:
+def _block(canvas: Canvas, faces: Typecase, random: Random) -> None:
     """Write some lines below each other."""
-    style = _style(faces, random)
-    inks = [ink for _ in range(_how_many(style.size, random)) if (ink := _ink(style, random)) is not None]
+    style = draw_style(faces, random)
+    inks = [ink for _ in range(_how_many(style.size, random)) if (ink := ink_of(phrase(random), style)) is not None]
     if not inks:
         return
     step = max(3, round(max(ink.shape[0] for ink in inks) * random.uniform(1.1, 1.9)))
@@ -142,15 +144,16 @@ def _block(canvas: _Canvas, faces: Typecase, random: Random) -> None:
             x, y = x0 + number * step, y0 + (0 if align < 0.6 else highest - rows)
         else:
             x, y = x0 + (0 if align < 0.6 else (widest - cols) // (1 if align < 0.85 else 2)), y0 + number * step
-        _write(canvas, ink, x, y, style, random)
+        write(canvas, ink, x, y, style, random)
 
 
 def _how_many(size: int, random: Random) -> int:
     return int(random.integers(1, max(2, min(9, 150 // size))))
 
 
-def _ink(style: _Style, random: Random) -> Ink | None:
-    ink = style.face.draw(phrase(random), style.size, stroke=style.stroke)
+def ink_of(text: str, style: Style) -> Ink | None:
+    """Draw a text; None where the typeface lacks its letters, or too little of it is left."""
+    ink = style.face.draw(text, style.size, stroke=style.stroke)
     if ink is None or ink.shape[0] < 4 or ink.shape[1] < 2:
         return None
     if style.stretch != 1.0:
@@ -160,10 +163,11 @@ def _ink(style: _Style, random: Random) -> Ink | None:
     return np.where(ink > 110, 255, 0).astype(np.uint8) if style.hard else ink
 
 
-def _write(canvas: _Canvas, ink: Ink, x: int, y: int, style: _Style, random: Random) -> None:
+def write(canvas: Canvas, ink: Ink, x: int, y: int, style: Style, random: Random) -> None:
     """Paint one line where there is room for it, and note its box."""
     rows, cols = ink.shape
-    left, top, right, bottom = max(0, x), max(0, y), min(canvas.side, x + cols), min(canvas.side, y + rows)
+    high, wide = canvas.picture.shape[:2]
+    left, top, right, bottom = max(0, x), max(0, y), min(wide, x + cols), min(high, y + rows)
     if right - left < min(cols, 5) or bottom - top < 0.7 * rows:
         return
     margin = style.outline + style.backed
@@ -189,7 +193,7 @@ def _write(canvas: _Canvas, ink: Ink, x: int, y: int, style: _Style, random: Ran
     canvas.lines.append((left, top, right, bottom))
 
 
-def _paint_under(picture: NDArray[np.float32], ink: Ink, at: tuple[int, int], style: _Style, tone: NDArray[np.float32]) -> None:
+def _paint_under(picture: NDArray[np.float32], ink: Ink, at: tuple[int, int], style: Style, tone: NDArray[np.float32]) -> None:
     grow = max(1, style.outline)
     wide = cv2.copyMakeBorder(ink, grow, grow, grow, grow, cv2.BORDER_CONSTANT, value=0)
     if style.outline:
@@ -204,7 +208,7 @@ def _paint_under(picture: NDArray[np.float32], ink: Ink, at: tuple[int, int], st
     picture[top:bottom, left:right] = picture[top:bottom, left:right] * (1 - cover) + tone * cover
 
 
-def _tone(under: NDArray[np.float32], style: _Style, random: Random) -> NDArray[np.float32]:
+def _tone(under: NDArray[np.float32], style: Style, random: Random) -> NDArray[np.float32]:
     """Choose a tone that can be seen on what is under it."""
     flat = under.reshape(-1, under.shape[2]) if under.ndim == 3 else under.reshape(-1, 1)
     mean, spread = flat.mean(axis=0), float(flat.std(axis=0).max())
@@ -237,7 +241,7 @@ def _opposite(tone: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
     return np.asarray(np.clip(np.where(tone > 0.5, tone - away, tone + away), 0, 1), np.float32)
 
 
-def _unwrite(canvas: _Canvas, random: Random) -> None:
+def _unwrite(canvas: Canvas, random: Random) -> None:
     """Blank some lines or their ends again, and some places where nothing was."""
     if random.random() > 0.35:
         return
@@ -257,7 +261,7 @@ def _unwrite(canvas: _Canvas, random: Random) -> None:
     canvas.lines = kept
 
 
-def _soften(picture: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
+def soften(picture: NDArray[np.float32], random: Random) -> NDArray[np.float32]:
     """Blur, and add noise, as some pictures have them."""
     if random.random() < 0.15:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(random.uniform(0.3, 0.8))), np.float32)
@@ -271,7 +275,8 @@ def _jpeg(picture: NDArray[np.uint8], random: Random) -> NDArray[np.uint8]:
     return np.asarray(cv2.imdecode(packed, cv2.IMREAD_UNCHANGED), np.uint8) if done else picture
 
 
-def _render(picture: NDArray[np.float32], random: Random) -> NDArray[np.uint8]:
+def render(picture: NDArray[np.float32], random: Random) -> NDArray[np.uint8]:
+    """Make the views of a picture, as if a device had stored it."""
     bits = int(random.choice(_BITS)) if picture.ndim == 2 else 8
     values = np.rint(picture * ((1 << bits) - 1)).astype(np.uint16)
     if bits == 8 and random.random() < 0.3:
