@@ -6,8 +6,8 @@ class 0 is nothing (connectionist temporal classification, Graves et al., ICML 2
 **Fails** `MissingModel`, `BadCard` when the network is not there, is not as its card says, does not answer for `ALPHABET` or
 answers its sample otherwise; `StageFailed` when onnxruntime gives up.
 
-**Limits** Latin letters. Where a letter is said to be is a letter's width off at times, so the edges of words are for the ink to
-say. It sees a few letters at a time and knows no words, so that it completes none.
+**Limits** Latin letters. Where a letter is said to be is a letter's width off at times, so the edges of words are for the ink
+to say. It sees a few letters at a time and knows no words, so that it completes none.
 """
 
 from __future__ import annotations
