@@ -153,6 +153,10 @@ def _letters(text: str) -> int:
     return len(re.sub(r"[\W_]", "", text))
 
 
+def _text(words: Sequence[Raw]) -> str:
+    return "".join(word.text for word in words)
+
+
 def _score(words: Sequence[Raw], most: int) -> float:
     """How surely a rendering was read: the confidence of its words by their letters, less where others gave more."""
     letters = [_letters(word.text) for word in words]
@@ -183,9 +187,12 @@ def _best(tried: Sequence[tuple[Strip, list[Raw]]]) -> Reading:
     # Of what was read at all surely: noise has letters without end.
     most = max((sum(_letters(word.text) for word in words) for _, words in tried if _mean(words) >= _FAIR), default=0)
     order = sorted(tried, key=lambda one: -_score(one[1], most))
-    strip, raw = order[0]
+    # The network runs words together that stand close: of the same letters, surely read, more words are the better reading.
+    same = [one for one in order[1:] if _text(one[1]) == _text(order[0][1]) and _score(one[1], most) >= _SURE]
+    taken = max([order[0], *same], key=lambda one: len(one[1]))
+    strip, raw = taken
     words, strays = _placed(strip, [word for word in raw if _letters(word.text) or len(raw) == 1])
-    others = [word for other, read in order[1:] for word in _placed(other, read)[0]]
+    others = [word for one in order if one is not taken for word in _placed(*one)[0]]
     whole = _extent(strip, 0, strip.views.shape[1])
     return Reading(strip.line, tuple(words), tuple(strays), tuple(others), whole)
 
