@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from dicomnode.stages.redact.slips import alike, fold, listed
+from dicomnode.stages.redact.misread import alike, fold, listed
 from dicomnode.stages.redact.tokens import Context, Token
 from dicomnode.stages.redact.words import Words
 

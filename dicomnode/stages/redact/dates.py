@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 from itertools import product
 
-from dicomnode.stages.redact.slips import alike, distance, fold, listed, plain
+from dicomnode.stages.redact.misread import alike, distance, fold, listed, plain
 
 #: Names of each month, folded.
 _MONTHS = (

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from dicomnode.stages.redact.slips import distance, listed
+from dicomnode.stages.redact.misread import distance, listed
 from dicomnode.stages.redact.tokens import Context, Token
 from dicomnode.stages.redact.words import Words
 

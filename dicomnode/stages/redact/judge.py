@@ -22,8 +22,8 @@ from dicomnode.stages.redact import fields
 from dicomnode.stages.redact.around import LINKS, around
 from dicomnode.stages.redact.dates import MONTHS, dated, is_year
 from dicomnode.stages.redact.known import Known
+from dicomnode.stages.redact.misread import fold, listed
 from dicomnode.stages.redact.numbers import LONG_DIGITS, digits, telephones
-from dicomnode.stages.redact.slips import fold, listed
 from dicomnode.stages.redact.tokens import Context, Token, tokens
 from dicomnode.stages.redact.words import Words
 

@@ -22,7 +22,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from dicomnode.stages.redact.dates import clock, forms
-from dicomnode.stages.redact.slips import Near, distance, fold, listed, writings
+from dicomnode.stages.redact.misread import Near, distance, fold, listed, writings
 
 __all__ = ["KEYWORDS", "Known", "distance", "fold", "known"]
 

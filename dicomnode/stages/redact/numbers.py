@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from dicomnode.stages.redact.slips import plain
+from dicomnode.stages.redact.misread import plain
 from dicomnode.stages.redact.words import Words
 
 #: ``stays`` by itself, ``bare`` needs a label or unit, ``number`` and ``phone`` identify, ``odd`` is letters and digits.

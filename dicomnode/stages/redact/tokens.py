@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dicomnode.stages.redact.misread import distance, fold, listed, plain
 from dicomnode.stages.redact.numbers import Shape, digits, is_ruler, repaired, shape
-from dicomnode.stages.redact.slips import distance, fold, listed, plain
 from dicomnode.stages.redact.words import Words
 
 _EDGE = ".,:;()[]{}<>|\"'*=~_!?`´«»•·—–"

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.resources import files
 
 from dicomnode.errors import BadSetting
-from dicomnode.stages.redact.slips import one_slip, plain
+from dicomnode.stages.redact.misread import one_slip, plain
 
 #: Kinds of titles: what stands behind them.
 FIELDS = ("field-person", "field-id", "field-date", "field-age", "field-place", "field-contact")
