@@ -8,7 +8,9 @@ before the first instance, and the slow first run is behind. Others are not read
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict
 
 from dicomnode import __version__
 from dicomnode.errors import BadRule, MissingModel
@@ -183,10 +185,9 @@ def build_kit(
                 "picture_modalities": True, "min_probability": True, "uncertain": True, "trust": True,
                 "rule": {"__all__": {"uncertain", "trust"}},
             }),
-            work.redaction,
             work.ocr_language,
-            places.digest,
-            appeal.name if appeal else "",
+            # Mode, networks, readers, allow-list, rectangles and judge: by other means other pixels stay.
+            json.dumps(asdict(redact.means), sort_keys=True),
         ),
         model_digests=cards,
         maps={name: map_kinds(model) for name, model in models.items()},

@@ -52,7 +52,7 @@ class Redacted:
     released: bool = False
     #: The frames that were looked at, None for all; no other can be had from here.
     seen: frozenset[int] | None = None
-    #: By what; None only until redaction says it.
+    #: By what; None: nothing says that there was a second look, and the pixels do not leave for outside.
     means: Means | None = None
     _by_frame: Mapping[int, tuple[Region, ...]] = field(init=False, repr=False, compare=False)
 

@@ -128,6 +128,9 @@ def say(ds: Dataset, redacted: Redacted) -> None:
     if redacted.clean:
         _put(ds, "BurnedInAnnotation", "NO")
         _add_code(ds, "DeidentificationMethodCodeSequence", _code("113101", "Clean Pixel Data Option"))
+    else:
+        # Of a header that stays: nobody here answers for what the source says of its text.
+        ds.pop("BurnedInAnnotation", None)
     if redacted.touched:
         # Changed pixels are derived pixels (PS3.3 C.7.6.1.1.2).
         _put(ds, "ImageType", ["DERIVED", *(_several(ds, "ImageType")[1:] or ["PRIMARY"])])

@@ -120,13 +120,13 @@ def vouch(redacted: Redacted) -> None:
     ------
     RedactionUncertain
         They were redacted in header mode, which leaves unknown text standing, or the second look at what was blanked was not
-        clean; and nobody released them.
+        clean, or nothing says that there was one; and nobody released them.
     """
     if redacted.released:
         return
     if not redacted.strict:
         raise RedactionUncertain("pixels redacted in header mode cannot leave for outside")
-    if redacted.means is not None and redacted.means.second_look != "clean":
+    if not redacted.clean:
         raise RedactionUncertain("pixels without a clean second look cannot leave for outside")
 
 

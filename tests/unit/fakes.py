@@ -12,7 +12,7 @@ from dicomnode.pipeline import Kit
 from dicomnode.records import OutputKind, Route
 from dicomnode.settings import Peer
 from dicomnode.stages.encode import Encode
-from tests.unit.materials import CHEST, FINDINGS, NODE
+from tests.unit.materials import CHEST, FINDINGS, MEANS, NODE
 
 #: Stands in the header of `materials.marked_dx`, and in the errors of stages that fail here.
 MARK = "Zzmarker^Quentin"
@@ -32,7 +32,7 @@ def route(outputs: tuple[OutputKind, ...], destinations: tuple[str, ...] = ("pac
 
 def redacted(image: Image, _frames: Sequence[int] | None = None) -> Redacted:
     """What a redaction that found nothing gives."""
-    return Redacted(image, (), "found nothing", (0.0,), strict=True)
+    return Redacted(image, (), "found nothing", (0.0,), strict=True, means=MEANS)
 
 
 def waived(image: Image, _frames: Sequence[int] | None = None) -> Redacted:

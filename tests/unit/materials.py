@@ -25,7 +25,7 @@ from pydicom.uid import (
 from dicomnode.header import Sender, data_set_start, file_meta, header
 from dicomnode.image import Coded, Image, Redacted
 from dicomnode.outputs import Material, NodeFacts
-from dicomnode.records import Code, Finding, Findings, Identity, Map, Output, Placement, Region, Route
+from dicomnode.records import Code, Finding, Findings, Identity, Map, Means, Output, Placement, Region, Route
 
 NODE = NodeFacts(node_id="node-under-test", ae_title="DICOMNODE", key=b"k" * 32, version="0.1.0")
 PNEUMONIA = Finding("pneumonia", Code("233604007", "SCT", "Pneumonia"), 0.968, abnormal=True)
@@ -36,6 +36,8 @@ CHEST = Route(
     "pediatric_chest", 0.973, {"pediatric_chest": 0.973, "other": 0.027}, "model", "chest", ("chest-findings",), ("sr", "sc"),
     ("pacs",),
 )
+#: By what an image was redacted that may leave for outside.
+MEANS = Means("strict", "detector@1", "reader 1", "ab" * 32, second_look="clean")
 UNSURE = Route("uncertain", 0.31, {"spine": 0.31}, "model", "rest", (), ("sr", "sc"), ("pacs",))
 SPINE = Route("spine", 1.0, {}, "header", "rest", (), ("sr", "sc"), ("pacs",))
 RECEIVED_AT = datetime(2031, 7, 9, 10, 11, 12, 131415, tzinfo=UTC)
@@ -161,19 +163,19 @@ def material(  # the fields of `Material` that tests change
 
 def shown(
     picture: NDArray[np.uint8] | Callable[[int], NDArray[np.uint8]], *, strict: bool = True, released: bool = False,
-    regions: tuple[Region, ...] = (), clean: bool = False,
+    regions: tuple[Region, ...] = (), clean: bool = True,
 ) -> Any:
     """What a capture asks of `Coded`, with a picture of our own for every frame."""
     of_frame = picture if callable(picture) else lambda _frame: picture
     return SimpleNamespace(redacted=SimpleNamespace(
-        picture=of_frame, strict=strict, released=released, regions_of=lambda _frame: regions, clean=clean,
-        means=None,
+        picture=of_frame, strict=strict, released=released, regions_of=lambda _frame: regions,
+        clean=clean and strict,
     ))
 
 
 def clean(image: Image) -> Coded:
     """The image's own pixels as `Redacted` with nothing found, and as `Coded` that writes nothing."""
-    redacted = Redacted(image, (), "found nothing", (0.0, 0.0, 0.0), strict=True)
+    redacted = Redacted(image, (), "found nothing", (0.0, 0.0, 0.0), strict=True, means=MEANS)
     return Coded(redacted, "", "", is_encapsulated=False, vr="OB", attributes={}, make=lambda: iter(()))
 
 

@@ -129,6 +129,17 @@ def test_what_a_header_says_already_stays_beside_it() -> None:
     assert given.image.dataset.BurnedInAnnotation == "YES"
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_a_header_that_stays_says_no_more_than_redaction(clean: bool) -> None:
+    """Where redaction does not answer for the text that is left, the source's own NO does not stand under its pixels."""
+    given = material(materials.marked_dx(), REGION, second_look="clean" if clean else "waived")
+    assert given.coded is not None
+    ds = given.coded.redacted.clean_dataset()
+    ds.BurnedInAnnotation = "NO"
+    deidentified.say(ds, given.coded.redacted)
+    assert ds.get("BurnedInAnnotation") == ("NO" if clean else None)
+
+
 def test_it_is_known_when_it_comes_back() -> None:
     """A de-identified image that a peer sends back is an own result, so that it is not worked in a loop."""
     data = materials.written(deidentified.build(material(materials.marked_dx(), REGION)))
@@ -166,6 +177,15 @@ def test_without_a_clean_second_look_pixels_do_not_leave(look: Any) -> None:
     """Strict mode is not enough; a person's release is."""
     with pytest.raises(RedactionUncertain):
         deidentified.build(material(materials.marked_dx(), REGION, second_look=look))
+
+
+def test_where_nothing_says_by_what_pixels_do_not_leave() -> None:
+    """A redaction that does not say its means may have had no second look."""
+    given = material(materials.marked_dx(), REGION)
+    assert given.coded is not None
+    silent = dataclasses.replace(given.coded.redacted, means=None)
+    with pytest.raises(RedactionUncertain):
+        deidentified.build(dataclasses.replace(given, coded=Encode()(silent)))
 
 
 def test_without_redacted_pixels_nothing_is_made() -> None:

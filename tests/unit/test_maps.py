@@ -24,6 +24,7 @@ from tests.unit.materials import (
     CHARSETS,
     FINDINGS,
     LESION,
+    MEANS,
     NODE,
     NORMAL,
     PNEUMONIA,
@@ -235,7 +236,7 @@ def test_place_in_space_is_the_source_s_where_it_has_one():
 
 def redacted(image: Image, regions: tuple[Region, ...], *, strict: bool = True, released: bool = False) -> Redacted:
     """The image's own pixels with these regions blanked."""
-    return Redacted(image, regions, "m", (0.0,), strict=strict, released=released)
+    return Redacted(image, regions, "m", (0.0,), strict=strict, released=released, means=MEANS)
 
 
 def test_a_mask_for_outside_is_cut_where_redaction_blanks():

@@ -144,12 +144,6 @@ def test_odd_number_of_bytes_is_padded():
     assert len(ds.PixelData) - ds.Rows * ds.Columns in (0, 1)
 
 
-def test_nothing_is_claimed_about_burned_in_text():
-    """Detection finds horizontal text only, so no capture says that nothing is burned in."""
-    for strict in (True, False):
-        assert "BurnedInAnnotation" not in read(sc.build(material(marked_dx(), coded=shown(grey(), strict=strict))))
-
-
 @pytest.mark.parametrize("identity", ["kept", "removed"])
 def test_lossy_methods_are_those_of_the_standard(identity):
     """What a peer writes as the method of compression does not get into the capture unless it is a defined term."""

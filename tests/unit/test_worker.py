@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from io import BytesIO, StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -32,7 +33,7 @@ from dicomnode.places import Place, Rectangle
 from dicomnode.queue import Claim
 from dicomnode.queue.owner import Owner, this_process
 from dicomnode.queue.sqlite import SqliteQueue
-from dicomnode.records import Instance, OutputKind, Verdict
+from dicomnode.records import Instance, Means, OutputKind, Verdict
 from dicomnode.settings import JudgeSettings, LogSettings, SendSettings, Settings, WorkSettings, load
 from dicomnode.spool import Spool
 from dicomnode.stages.redact.places import Places
@@ -955,6 +956,25 @@ def test_redaction_is_built_of_the_settings(tmp_path: Path, monkeypatch: pytest.
     assert (header["mode"], header["appeal"].name, header["places"].digest) == ("header", "tiny", Places([place]).digest)
     assert (strict["mode"], strict["appeal"], strict["places"].digest) == ("strict", None, Places([place]).digest)
     assert header["models"] == tmp_path
+
+
+def test_results_by_other_means_are_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another network, reader, allow-list or mode makes another digest of the kit, from which UIDs of results are derived."""
+    model = SimpleNamespace(card=SimpleNamespace(reference="r@1", model_dump_json=str, maps=()))
+    monkeypatch.setattr("dicomnode.kitting.load_models", lambda *_: {settings.routes.router: model})
+    monkeypatch.setattr("dicomnode.kitting.build_router", lambda *_: None)
+    settings = configured(tmp_path)
+    base = Means("strict", "text-gate@1 text-detector@1", "tesseract 5 text-reader@1", "ab" * 32)
+    others = (
+        {"detector": "text-gate@1 text-detector@2"}, {"reader": "tesseract 6"}, {"allow_list": "cd" * 32}, {"mode": "header"},
+        {"places": "ef" * 32}, {"judge": "tiny"},
+    )
+    digests = []
+    for means in (base, base, *(dataclasses.replace(base, **other) for other in others)):
+        monkeypatch.setattr("dicomnode.kitting.Redact", lambda means=means, **_: SimpleNamespace(means=means, waive=None))
+        digests.append(build_kit(settings, "n", b"k" * 32).digest)
+    assert digests[0] == digests[1]
+    assert len({*digests}) == 1 + len(others)
 
 
 def test_a_kit_that_cannot_be_built_ends_the_start(tmp_path: Path) -> None:
