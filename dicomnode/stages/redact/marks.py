@@ -11,6 +11,7 @@ says identifies. What another rendering of the line shows of the header goes in 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,14 +26,22 @@ from dicomnode.stages.redact.words import Words
 Mode = Literal["strict", "header"]
 #: Gives for each text whether it identifies.
 Ask = Callable[[Sequence[str]], Sequence[bool]]
-#: A word that is read less surely may be another one.
-_SURE = 40.0
+#: A word that is read less surely may be another one; one that stays needs more where the network read its line badly.
+_SURE, _HEARD = 50.0, 45.0
+#: Width of a letter in thicknesses of its line, at most.
+_WIDE = 1.3
+#: A number of so many digits identifies also where a misread word beside it makes it look like a measurement.
+_DIGITS = re.compile(r"\D?\d[\d-]{5,}\D?")
 #: What makes a line one, and not anatomy, for something long and for a single glyph: how surely it was seen, and how surely the
 #: network read letters there. Chosen on drawn val pictures: of 912 places with text and 346 without.
 _LONG = ((0.85, 0.0), (0.6, 15.0), (0.5, 25.0), (0.45, 60.0))
 _SHORT = ((0.85, 0.0), (0.4, 60.0))
 #: So many times as long as thick is more than a glyph; thinner than so many pixels is no letter.
 _GLYPH, _THIN = 2.0, 5
+#: In thicknesses: words that stand no farther apart are written in one.
+_ONE = 0.75
+#: A technical word that was read so surely is no part of a name beside it.
+_PLAIN = 75.0
 #: In thicknesses: what may be without a word at the ends of a line, and between two words.
 _EDGE, _SPACE = 0.9, 1.5
 #: What another rendering must be read with to count.
@@ -85,7 +94,10 @@ class Marker:
             return []
         if not reading.words:
             return [Mark(reading.extent, "unreadable" if strict else None, read=False)]
-        found = [Mark(word, self._reason(word, reason)) for word, reason in zip(reading.words, reasons, strict=True)]
+        own = [self._reason(reading, word, reason) for word, reason in zip(reading.words, reasons, strict=True)]
+        if strict:
+            own = self._spread(reading, own)
+        found = [Mark(word, reason) for word, reason in zip(reading.words, own, strict=True)]
         if strict:
             found += [Mark(place, "unreadable") for place in reading.strays]
             found += [Mark(place, "unreadable") for place in _unsaid(reading, found)]
@@ -95,12 +107,52 @@ class Marker:
         ]
         return found
 
-    def _reason(self, word: Word, reason: str | None) -> str | None:
+    def _spread(self, reading: Reading, reasons: Sequence[str | None]) -> list[str | None]:
+        """Let what goes take along what is written in one with it: the rest of a string may only look harmless.
+
+        Titles of fields stay, and so does what stands a wide gap apart.
+        """
+        words, own = reading.words, list(reasons)
+        bound = {i for i, word in enumerate(words) if own[i] is not None or not self._is_apart(word)}
+        order = range(1, len(words))
+        for i, j in [*((i - 1, i) for i in order), *((i, i - 1) for i in reversed(order))]:
+            near = _between(words[i], words[j], vertical=reading.line.vertical) <= _ONE * reading.line.thickness
+            if own[i] is not None and own[j] is None and {i, j} <= bound and near:
+                own[j] = "unknown-text"
+        return own
+
+    def _is_apart(self, word: Word) -> bool:
+        """Say whether a word names a field, whose value follows, or is a technical one, surely read."""
+        plain = word.text.lower().strip(".,;()[]")
+        if plain.endswith((":", "=", "#")):
+            return True
+        telling = any(plain in self.words.kinds[kind] for kind in ("institution", "staff", "street", "particle", "degree"))
+        return word.confidence >= _PLAIN and plain in self.words and not telling
+
+    def _reason(self, reading: Reading, word: Word, reason: str | None) -> str | None:
         if self.mode == "header":
             return reason
         if reason is None or reason in UNKNOWN:
-            return "unreadable" if word.confidence < _SURE else "unknown-text" if reason else None
+            sure = word.confidence >= (_SURE if reason or reading.heard >= _HEARD else _PLAIN)
+            if not sure or not _fits(reading, word):
+                return "unreadable"
+            if reason is None and _DIGITS.fullmatch(word.text):
+                return "number"
+            return "unknown-text" if reason else None
         return reason
+
+
+def _fits(reading: Reading, word: Word) -> bool:
+    """Say whether a word is about as long as its letters are wide; two letters do not fill a line."""
+    along = word.h if reading.line.vertical else word.w
+    return along <= (_WIDE * max(1, len(word.text)) + 1) * reading.line.thickness
+
+
+def _between(one: Place, other: Place, *, vertical: bool) -> int:
+    """Pixels between two words of a line, along it."""
+    if vertical:
+        return max(one.y, other.y) - min(one.bottom, other.bottom)
+    return max(one.x, other.x) - min(one.right, other.right)
 
 
 def _is_text(reading: Reading) -> bool:
