@@ -20,7 +20,7 @@ from typing import Literal
 from dicomnode.stages.redact.judge import UNKNOWN, judge
 from dicomnode.stages.redact.known import Known
 from dicomnode.stages.redact.line import Place, Word
-from dicomnode.stages.redact.reading import Reading
+from dicomnode.stages.redact.reading import Reading, is_text
 from dicomnode.stages.redact.words import Words
 
 Mode = Literal["strict", "header"]
@@ -32,12 +32,6 @@ _SURE, _HEARD = 50.0, 45.0
 _WIDE = 1.3
 #: A number of so many digits identifies also where a misread word beside it makes it look like a measurement.
 _DIGITS = re.compile(r"\D?\d[\d-]{5,}\D?")
-#: What makes a line one, and not anatomy, for something long and for a single glyph: how surely it was seen, and how surely the
-#: network read letters there. Chosen on drawn val pictures: of 912 places with text and 346 without.
-_LONG = ((0.85, 0.0), (0.6, 15.0), (0.5, 25.0), (0.45, 60.0))
-_SHORT = ((0.85, 0.0), (0.4, 60.0))
-#: So many times as long as thick is more than a glyph; thinner than so many pixels is no letter.
-_GLYPH, _THIN = 2.0, 5
 #: In thicknesses: words that stand no farther apart are written in one.
 _ONE = 0.75
 #: A technical word that was read so surely is no part of a name beside it.
@@ -90,7 +84,7 @@ class Marker:
 
     def _line(self, reading: Reading, reasons: Sequence[str | None]) -> list[Mark]:
         strict = self.mode == "strict"
-        if not _is_text(reading):
+        if not is_text(reading.line, reading.heard):
             return []
         if not reading.words:
             return [Mark(reading.extent, "unreadable" if strict else None, read=False)]
@@ -153,13 +147,6 @@ def _between(one: Place, other: Place, *, vertical: bool) -> int:
     if vertical:
         return max(one.y, other.y) - min(one.bottom, other.bottom)
     return max(one.x, other.x) - min(one.right, other.right)
-
-
-def _is_text(reading: Reading) -> bool:
-    """Say whether a line is one, and not anatomy."""
-    line = reading.line
-    kinds = _LONG if max(line.w, line.h) >= _GLYPH * line.thickness else _SHORT
-    return line.thickness >= _THIN and any(line.score >= seen and reading.heard >= heard for seen, heard in kinds)
 
 
 def _unsaid(reading: Reading, found: Sequence[Mark]) -> list[Place]:

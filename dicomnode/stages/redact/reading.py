@@ -32,6 +32,14 @@ from dicomnode.stages.redact.reuse import Recent, digest
 from dicomnode.stages.redact.slip import slip
 from dicomnode.stages.redact.strip import BORDER_PX, TARGET_PX, Strip, cut
 
+#: What makes a line one, and not anatomy, for something long and for a single glyph: how surely it was seen, and how surely the
+#: network read letters there. Chosen on drawn val pictures: of 912 places with text and 346 without.
+_LONG = ((0.85, 0.0), (0.6, 15.0), (0.5, 25.0), (0.45, 60.0))
+_SHORT = ((0.85, 0.0), (0.4, 60.0))
+#: So many times as long as thick is more than a glyph; thinner than so many pixels is no letter.
+_GLYPH, _THIN = 2.0, 5
+#: A way of turning a line that is read so much worse is the wrong one.
+_WORSE = 25.0
 #: A line whose reading is less sure is rendered once more.
 _SURE = 80.0
 #: A reading that is less sure does not say how many letters there are.
@@ -46,6 +54,12 @@ _NEAR, _FAR, _SLACK = 0.3, 0.6, 0.35
 _STRAY_AREA, _STRAY_HEIGHT = 0.03, 0.35
 #: How far the glyphs of a line reach beyond it at most, in thicknesses, and pixels of the smallest part of one.
 _BEYOND, _SPECK = 0.1, 2
+
+
+def is_text(line: Line, heard: float) -> bool:
+    """Say whether a line is one, and not anatomy, by how surely it was seen and letters were read in it (0 to 100)."""
+    kinds = _LONG if max(line.w, line.h) >= _GLYPH * line.thickness else _SHORT
+    return line.thickness >= _THIN and any(line.score >= seen and heard >= least for seen, least in kinds)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -117,13 +131,25 @@ class Reader:
         if not wanted:
             return
         heard = {id(strip): [self._heard(strip)] for strips in wanted.values() for strip in strips}
-        first = self._tried([(strip, strip.pages()[0]) for strips in wanted.values() for strip in strips], end)
-        unsure = [strips for strips in wanted.values() if not _sure(strips, heard) and not _sure(strips, first)]
-        more = self._tried([(strip, page) for strips in unsure for strip in strips for page in strip.more()], end)
+        sure = {key: max(_mean(heard[id(strip)][0]) for strip in strips) for key, strips in wanted.items()}
+        texts = {
+            key: self._upright(strips, heard) for key, strips in wanted.items() if is_text(strips[0].line, sure[key])
+        }
+        first = self._tried([(strip, strip.page) for strips in texts.values() for strip in strips], end)
+        unsure = [strips for strips in texts.values() if not _sure(strips, heard) and not _sure(strips, first)]
+        more = self._tried([(strip, strip.other_page) for strips in unsure for strip in strips], end)
         for key, strips in wanted.items():
-            found = [(strip, words) for strip in strips for of in (heard, first, more) for words in of.get(id(strip), ())]
-            sure = max(_mean(words) for strip in strips for words in heard[id(strip)])
-            self._known.put(key, replace(_best(found), heard=sure))
+            found = [
+                (strip, words) for strip in texts.get(key, strips) for of in (heard, first, more)
+                for words in of.get(id(strip), ())
+            ]
+            self._known.put(key, replace(_best(found), heard=sure[key]))
+
+    @staticmethod
+    def _upright(strips: list[Strip], heard: dict[int, list[list[Raw]]]) -> list[Strip]:
+        """Leave out the ways of turning a line in which the network reads it much worse."""
+        sure = [_mean(heard[id(strip)][0]) for strip in strips]
+        return [strip for strip, own in zip(strips, sure, strict=True) if own >= max(sure) - _WORSE]
 
     def _heard(self, strip: Strip) -> list[Raw]:
         """Ask the network for a strip; places are those of its page, as Tesseract gives them."""

@@ -1,9 +1,8 @@
 """One line of text cut out of a frame: turned upright, freed of its ground, and where its ink lies.
 
-**Way** `cut` takes the line with a margin out of the views. `Strip.pages` renders it dark on white for reading: the departure
-from the median around it (even where the contrast is low) and the likeness to the tone of the ink (even where anatomy lies
-behind it); `Strip.more` renders what is tried when neither could be read. `Strip.ink` says which pixels are ink, and
-`Strip.place` where a rectangle of the strip lies in the frame.
+**Way** `cut` takes the line with a margin out of the views. `Strip.page` and `Strip.other_page` render it dark on white: the
+departure from the median around it (even where the contrast is low) and the likeness to the tone of the ink (even where anatomy
+lies behind it). `Strip.ink` says which pixels are ink, `Strip.place` where a rectangle of the strip lies in the frame.
 
 **Fails** Nothing.
 
@@ -70,10 +69,10 @@ class Strip:
             self._made[plane] = apart, bool(third.mean() >= 0)
         return self._made[plane]
 
-    def _ink(self, plane: int, *, other: bool = False) -> Grey:
-        """How far each pixel departs in the direction of the ink, or in the other one."""
+    def _ink(self, plane: int) -> Grey:
+        """How far each pixel departs in the direction of the ink."""
         apart, bright = self._departs(plane)
-        return np.asarray(np.clip(apart if bright != other else -apart, 0, 255), np.uint8)
+        return np.asarray(np.clip(apart if bright else -apart, 0, 255), np.uint8)
 
     @cached_property
     def _planes(self) -> tuple[int, int]:
@@ -83,19 +82,15 @@ class Strip:
         best = max(range(3), key=lambda plane: _split(self._inner(self._ink(plane)))[1])
         return best, best
 
-    def pages(self) -> list[Grey]:
-        """Render for reading, (rows, cols) uint8, dark on white."""
-        return [self._page(self._white(self._ink(self._planes[0])))]
+    @property
+    def page(self) -> Grey:
+        """Render for reading, (rows, cols) uint8, dark on white: what departs from its ground."""
+        return self._page(self._white(self._ink(self._planes[0])))
 
-    def more(self) -> list[Grey]:
-        """Render otherwise: with ink and ground in each other's place, and in black and white."""
-        ink = self._ink(self._planes[0])
-        split, _ = _split(self._inner(ink))
-        return [
-            self._page(self._tones(self._planes[1])),
-            self._page(self._white(self._ink(self._planes[0], other=True))),
-            self._page(ink, threshold=split),
-        ]
+    @property
+    def other_page(self) -> Grey:
+        """Render otherwise: what has the tone of the ink, whatever lies behind it."""
+        return self._page(self._tones(self._planes[1]))
 
     def _white(self, ink: Grey) -> Grey:
         black = max(_LEAST, float(np.percentile(self._inner(ink), _BLACK)))
@@ -113,12 +108,10 @@ class Strip:
         reach = max(8.0, abs(tone - ground)) * 0.6
         return np.asarray(np.clip(np.abs(grey - tone) * (255 / reach), 0, 255), np.uint8)
 
-    def _page(self, grey: Grey, threshold: int | None = None) -> Grey:
+    def _page(self, grey: Grey) -> Grey:
         scale = self.scale
         method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
         big = np.asarray(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=method), np.uint8)
-        if threshold is not None:
-            big = np.where(big > threshold, 0, 255).astype(np.uint8)
         edges = (BORDER_PX, BORDER_PX, BORDER_PX, BORDER_PX)
         return np.asarray(cv2.copyMakeBorder(big, *edges, cv2.BORDER_CONSTANT, value=255), np.uint8)
 
