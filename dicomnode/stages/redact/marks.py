@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Literal
 
 from dicomnode.stages.redact.judge import UNKNOWN, judge
-from dicomnode.stages.redact.known import Known
+from dicomnode.stages.redact.known import Known, fold
 from dicomnode.stages.redact.line import Place, Word
 from dicomnode.stages.redact.reading import Reading, is_text
 from dicomnode.stages.redact.words import Words
@@ -38,8 +38,8 @@ _ONE = 0.75
 _PLAIN = 75.0
 #: In thicknesses: what may be without a word at the ends of a line, and between two words.
 _EDGE, _SPACE = 0.9, 1.5
-#: What another rendering must be read with to count.
-_OTHER = 50.0
+#: What another rendering must be read with to count, and how many letters: fewer are in the header by chance.
+_OTHER, _TELLING = 50.0, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,8 @@ class Marker:
             found += [Mark(place, "unreadable") for place in _unsaid(reading, found)]
         found += [
             Mark(word, "header-match") for word in reading.others
-            if word.confidence >= _OTHER and judge([word.text], self.facts, self.words) == ["header-match"]
+            if word.confidence >= _OTHER and len(fold(word.text)) >= _TELLING
+            and judge([word.text], self.facts, self.words) == ["header-match"]
         ]
         return found
 

@@ -217,7 +217,7 @@ def _best(tried: Sequence[tuple[Strip, list[Raw]]]) -> Reading:
     same = [one for one in order[1:] if _text(one[1]) == _text(order[0][1]) and _score(one[1], most) >= _SURE]
     taken = max([order[0], *same], key=lambda one: len(one[1]))
     strip, raw = taken
-    words, strays = _placed(strip, [word for word in raw if _letters(word.text) or len(raw) == 1])
+    words, strays = _placed(strip, raw)
     others = [word for one in order if one is not taken for word in _placed(*one)[0]]
     whole = _extent(strip, 0, strip.views.shape[1])
     return Reading(strip.line, tuple(words), tuple(strays), tuple(others), whole)
