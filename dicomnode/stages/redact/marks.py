@@ -29,7 +29,7 @@ Ask = Callable[[Sequence[str]], Sequence[bool]]
 #: A word that is read less surely may be another one; one that stays needs more where the network read its line badly.
 _SURE, _HEARD = 50.0, 45.0
 #: Width of a letter in thicknesses of its line, at most.
-_WIDE = 1.3
+_WIDE = 1.6
 #: A number of so many digits identifies also where a misread word beside it makes it look like a measurement.
 _DIGITS = re.compile(r"\D?\d[\d-]{5,}\D?")
 #: In thicknesses: words that stand no farther apart are written in one.
