@@ -90,7 +90,7 @@ class Marker:
             return [Mark(reading.extent, "unreadable" if strict else None, read=False)]
         own = [self._reason(reading, word, reason) for word, reason in zip(reading.words, reasons, strict=True)]
         if strict:
-            own = self._spread(reading, own)
+            own = self._spread(reading, self._of_places(reading, own))
         found = [Mark(word, reason) for word, reason in zip(reading.words, own, strict=True)]
         if strict:
             found += [Mark(place, "unreadable") for place in reading.strays]
@@ -101,6 +101,15 @@ class Marker:
             and judge([word.text], self.facts, self.words) == ["header-match"]
         ]
         return found
+
+    def _of_places(self, reading: Reading, reasons: Sequence[str | None]) -> list[str | None]:
+        """Let a word that names a kind of institution go: a long name goes on in the next line, where it stands alone."""
+        words, own = [word.text.strip() for word in reading.words], list(reasons)
+        for i, text in enumerate(words):
+            title = any(later.endswith(":") for later in words[i : i + 2])
+            if own[i] is None and not title and text.lower().strip(".,;()[]") in self.words.kinds["institution"]:
+                own[i] = "institution"
+        return own
 
     def _spread(self, reading: Reading, reasons: Sequence[str | None]) -> list[str | None]:
         """Let what goes take along what is written in one with it: the rest of a string may only look harmless.
