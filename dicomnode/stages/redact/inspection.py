@@ -149,7 +149,7 @@ class Inspection:
 
     def _asked(self, seen: Seen, lines: Sequence[Line]) -> _Look:
         """Ask for the lines of a frame to be read."""
-        return _Look([(line, self.reader.want(seen.views, line, colour=seen.colour)) for line in lines])
+        return _Look([(line, self.reader.want(seen.views, line, colour=seen.colour, values=seen.values)) for line in lines])
 
     def _seen(self, number: int) -> Seen:
         """Render a frame; the last one is kept, for a single frame is looked at twice."""
@@ -212,7 +212,7 @@ class Inspection:
             within = [Place(r.x, r.y, r.w, r.h) for r in fresh]
             stays = [mark.place for mark in known if mark.reason is None]
             lines = second.news(self.again(views, values, within), blanked, stays)
-            return self._asked(replace(seen, views=views), lines)
+            return self._asked(replace(seen, views=views, values=values), lines)
         return _Look([])
 
     def _left(self) -> float:

@@ -103,16 +103,23 @@ class Reader:
         """Lines that are wanted and not read yet."""
         return len(self._wanted)
 
-    def want(self, views: NDArray[np.uint8], line: Line, *, colour: bool) -> bytes:
+    def want(
+        self, views: NDArray[np.uint8], line: Line, *, colour: bool, values: Sequence[NDArray[Any]] = (),
+    ) -> bytes:
         """Ask for a line; gives the key under which `get` has it after `read`.
 
         Parameters
         ----------
         views
             (rows, cols, 3) of the frame.
+        values
+            What the views were made of, each (rows, cols, ...): views depend on the whole frame, these only on their place.
         """
         strips = [replace(strip, line=replace(line, x=0, y=0)) for strip in cut(views, line, colour=colour)]
-        key = digest(strips[0].views, np.array(strips[0].margin))
+        margin = strips[0].margin
+        wide = line.grown(margin)
+        parts = [one[max(0, wide.y) : max(0, wide.bottom), max(0, wide.x) : max(0, wide.right)] for one in values]
+        key = digest(*(parts or [strips[0].views]), np.array([margin, line.w, line.h, line.vertical]))
         if self._known.get(key) is None and key not in self._wanted:
             self._wanted[key] = strips
         return key
