@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 from dicomnode.stages.redact.judge import UNKNOWN, judge
 from dicomnode.stages.redact.known import Known, fold
-from dicomnode.stages.redact.line import Place, Word
+from dicomnode.stages.redact.line import Line, Place, Word
 from dicomnode.stages.redact.reading import Reading, is_text
 from dicomnode.stages.redact.words import Words
 
@@ -38,6 +38,8 @@ _ONE = 0.75
 _PLAIN = 75.0
 #: In thicknesses: what may be without a word at the ends of a line, and between two words.
 _EDGE, _SPACE = 0.9, 1.5
+#: In thicknesses: how much shorter than its text a line may have been seen.
+_SHORT = 0.3
 #: What another rendering must be read with to count, and how many letters: fewer are in the header by chance.
 _OTHER, _TELLING = 50.0, 3
 
@@ -93,6 +95,7 @@ class Marker:
             own = self._spread(reading, self._of_places(reading, own))
         found = [Mark(word, reason) for word, reason in zip(reading.words, own, strict=True)]
         if strict:
+            found = _to_the_end(reading.line, found)
             found += [Mark(place, "unreadable") for place in reading.strays]
             found += [Mark(place, "unreadable") for place in _unsaid(reading, found)]
         found += [
@@ -157,6 +160,25 @@ def _between(one: Place, other: Place, *, vertical: bool) -> int:
     if vertical:
         return max(one.y, other.y) - min(one.bottom, other.bottom)
     return max(one.x, other.x) - min(one.right, other.right)
+
+
+def _to_the_end(line: Line, found: Sequence[Mark]) -> list[Mark]:
+    """Let the first and the last word that go reach beyond the line: it is sometimes seen a little short, and so are they."""
+    beyond = int(_SHORT * line.thickness)
+    first = min(found, key=lambda mark: mark.place.y if line.vertical else mark.place.x)
+    last = max(found, key=lambda mark: mark.place.bottom if line.vertical else mark.place.right)
+    ended: list[Mark] = []
+    for mark in found:
+        place = mark.place
+        left, top, right, bottom = place.x, place.y, place.right, place.bottom
+        if mark.reason is not None and mark is first:
+            left, top = (left, min(top, line.y - beyond)) if line.vertical else (min(left, line.x - beyond), top)
+        if mark.reason is not None and mark is last and line.vertical:
+            bottom = max(bottom, line.bottom + beyond)
+        elif mark.reason is not None and mark is last:
+            right = max(right, line.right + beyond)
+        ended.append(replace(mark, place=Place(left, top, right - left, bottom - top)))
+    return ended
 
 
 def _unsaid(reading: Reading, found: Sequence[Mark]) -> list[Place]:
