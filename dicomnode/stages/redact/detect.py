@@ -117,16 +117,19 @@ class Eyes:
             lines = _broader(lines, self._at(0.5, views, values, spots)[0])
         return sorted(lines, key=lambda line: (line.y, line.x))
 
+    def forget(self) -> None:
+        """Let go of the last frame."""
+        self._scales.clear()
+
     def _at(self, scale: float, views: Views, values: Values, spots: list[Place] | None) -> tuple[list[Line], list[Place]]:
         """Look at one scale; gives lines, and the places where there may be text."""
         rows, cols = views.shape[:2]
         seen = views if scale == 1 else _resized(views, scale)
-        same = values if not values or scale == 1 else (seen,)
         asked = None if spots is None else [_scaled(place, scale) for place in spots]
         if scale not in self._scales:
-            self._scales[scale] = _Scale(self.gate, self.detector, self.threshold, gated=scale <= 1)
+            self._scales[scale] = _Scale(self.gate, self.detector, self.threshold, gated=scale <= 1, block=round(HALO / scale))
         own = self._scales[scale]
-        lines = [_back(line, scale, rows, cols) for line in own.lines(seen, same, asked)]
+        lines = [_back(line, scale, rows, cols) for line in own.lines(seen, values, asked)]
         return lines, own.fired
 
 
@@ -139,6 +142,8 @@ class _Scale:
     threshold: float
     #: Whether the gate is asked; without it, all that is asked for is computed.
     gated: bool = True
+    #: Side of a block in the frame itself, from which the values come.
+    block: int = HALO
     #: Where there may be text.
     fired: list[Place] = field(default_factory=list)
     _values: Values = ()
@@ -153,7 +158,7 @@ class _Scale:
         if self._text is None or self._cores is None or self._text.size != (rows, cols):
             self._text, self._cores = _Answer(self.gate, "text", 16, rows, cols), _Answer(self.detector, "cores", 2, rows, cols)
         asked = np.ones(self._text.blocks, bool) if within is None else _touched(within, self._text.blocks)
-        changed = _changed(before, values, self._text.blocks)
+        changed = _changed(before, values, self._text.blocks, self.block)
         wanted = asked
         if self.gated:
             self._text.answer(views, asked, changed)
@@ -203,7 +208,7 @@ class _Answer:
         self.map[y : y + answer.shape[0], x : x + answer.shape[1]] = answer
 
 
-def _changed(before: Values, now: Values, blocks: tuple[int, int]) -> Blocks:
+def _changed(before: Values, now: Values, blocks: tuple[int, int], side: int) -> Blocks:
     """Blocks of which something, or something in the block beside it, is not as it was."""
     if not now or [(one.shape, one.dtype) for one in before] != [(one.shape, one.dtype) for one in now]:
         return np.ones(blocks, bool)
@@ -212,10 +217,11 @@ def _changed(before: Values, now: Values, blocks: tuple[int, int]) -> Blocks:
         apart = one != other
         if apart.ndim == 3:
             apart = apart.any(axis=2)
+        apart = np.ascontiguousarray(apart[: blocks[0] * side, : blocks[1] * side])
         rows, cols = apart.shape
-        edges = (0, blocks[0] * HALO - rows, 0, blocks[1] * HALO - cols)
+        edges = (0, blocks[0] * side - rows, 0, blocks[1] * side - cols)
         whole = cv2.copyMakeBorder(apart.view(np.uint8), *edges, cv2.BORDER_CONSTANT, value=0)
-        any_of |= whole.reshape(blocks[0], HALO, blocks[1], HALO).any(axis=(1, 3))
+        any_of |= whole.reshape(blocks[0], side, blocks[1], side).any(axis=(1, 3))
     return np.asarray(cv2.dilate(any_of, np.ones((3, 3), np.uint8)) > 0)
 
 

@@ -104,6 +104,7 @@ class Inspection:
             What must be in any case.
         """
         looks = self._first(numbers)
+        self.eyes.forget()
         self._judge(looks.values())
         found: dict[int, list[Region]] = {number: [] for number in numbers}
         for region in more:
@@ -139,6 +140,8 @@ class Inspection:
                     self._left()
                     look = self._asked(seen, self.eyes(seen.views, seen.values))
                 known.put(key, look)
+            # The next frame needs its room.
+            del seen
             looks[number] = look
             since += 1
             if self.vouched or self.reader.waiting >= _WAIT:
