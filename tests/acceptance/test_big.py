@@ -18,7 +18,7 @@ from tests.peers import STORESCP, STORESCU, storescp, wait_for
 #: Of 8 MB each.
 FRAMES = 24
 #: By how much a process may be larger behind the large object than behind one frame, MB: far less than the object.
-#: The worker keeps the frame before, to see what has changed in this one, in the stored values and as displayed, for both looks.
+#: The worker keeps the frame before, to see what has changed in this one: stored values and as displayed, for both looks.
 GROWTH_MB = {"accept": 24, "work": 96, "send": 24, "keep": 24}
 
 needs = pytest.mark.skipif(

@@ -37,6 +37,9 @@ class Blind:
         self.within.append(within)
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
 
+    def forget(self) -> None:
+        """As `Eyes`; nothing is remembered here."""
+
 
 def line(text: tuple[str, int, int]) -> Line:
     """The line of a drawn text."""
