@@ -313,4 +313,4 @@ def test_the_whole_way_with_the_node_s_own_redaction(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)["modes"]["strict"]
     assert (found["identifying"]["good"], found["outside_regions"]) == (1, 0)
-    assert found["collateral"]["lossless"]["changed"]["most"] < 0.01
+    assert found["collateral"]["lossless"]["changed"]["most"] < 0.03

@@ -336,7 +336,16 @@ def test_frames_of_the_same_values_that_show_differently_are_both_looked_at(
 ) -> None:
     """A window of its own may bring out in one frame what another hides."""
     looked: list[int] = []
-    monkeypatch.setattr(strict._detector, "eyes", lambda: lambda *_: looked.append(1) or [])
+
+    class Eyes:
+        def __call__(self, *_: Any) -> list[Any]:
+            looked.append(1)
+            return []
+
+        def forget(self) -> None:
+            pass
+
+    monkeypatch.setattr(strict._detector, "eyes", Eyes)
     values = pictures.burned("u12", ())[0]
     groups = []
     for centre in (2000.0, 2000.0, 300.0):
