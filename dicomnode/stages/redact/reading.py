@@ -30,7 +30,7 @@ from dicomnode.stages.redact.ocr import Tesseract
 from dicomnode.stages.redact.ocr import Word as Raw
 from dicomnode.stages.redact.reuse import Recent, digest
 from dicomnode.stages.redact.slip import slip
-from dicomnode.stages.redact.strip import BORDER_PX, TARGET_PX, Strip, cut
+from dicomnode.stages.redact.strip import BORDER_PX, TARGET_PX, Strip, cut, margin_of
 
 #: What makes a line one, and not anatomy, for something long and for a single glyph: how surely it was seen, and how surely the
 #: network read letters there. Chosen on drawn val pictures: of 912 places with text and 346 without.
@@ -115,13 +115,13 @@ class Reader:
         values
             What the views were made of, each (rows, cols, ...): views depend on the whole frame, these only on their place.
         """
-        strips = [replace(strip, line=replace(line, x=0, y=0)) for strip in cut(views, line, colour=colour)]
-        margin = strips[0].margin
+        margin = margin_of(line)
         wide = line.grown(margin)
-        parts = [one[max(0, wide.y) : max(0, wide.bottom), max(0, wide.x) : max(0, wide.right)] for one in values]
-        key = digest(*(parts or [strips[0].views]), np.array([margin, line.w, line.h, line.vertical]))
+        place = (slice(max(0, wide.y), max(0, wide.bottom)), slice(max(0, wide.x), max(0, wide.right)))
+        key = digest(*(one[place] for one in values or (views,)), np.array([margin, line.w, line.h, line.vertical]))
         if self._known.get(key) is None and key not in self._wanted:
-            self._wanted[key] = strips
+            strips = cut(views, line, colour=colour)
+            self._wanted[key] = [replace(strip, line=replace(line, x=0, y=0)) for strip in strips]
         return key
 
     def get(self, key: bytes, line: Line) -> Reading:

@@ -137,10 +137,15 @@ class Strip:
         return Place(left + self.line.x - self.margin, top + self.line.y - self.margin, right - left, bottom - top)
 
 
+def margin_of(line: Line) -> int:
+    """Pixels around a line that are cut out with it."""
+    return max(_MARGIN_PX, int(line.thickness * _MARGIN))
+
+
 def cut(views: NDArray[np.uint8], line: Line, *, colour: bool) -> list[Strip]:
     """Cut a line out of the views of its frame; one that is vertical in both directions in which it may be read."""
     rows, cols = views.shape[:2]
-    margin = max(_MARGIN_PX, int(line.thickness * _MARGIN))
+    margin = margin_of(line)
     wide = line.grown(margin)
     part = views[max(0, wide.y) : max(0, wide.bottom), max(0, wide.x) : max(0, wide.right)]
     edges = (max(0, -wide.y), max(0, wide.bottom - rows), max(0, -wide.x), max(0, wide.right - cols))
