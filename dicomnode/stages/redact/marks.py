@@ -110,7 +110,7 @@ class Marker:
         words, own = [word.text.strip() for word in reading.words], list(reasons)
         for i, text in enumerate(words):
             title = any(later.endswith(":") for later in words[i : i + 2])
-            if own[i] is None and not title and text.lower().strip(".,;()[]") in self.words.kinds["institution"]:
+            if own[i] is None and not title and _plain(text) in self.words.kinds["institution"]:
                 own[i] = "institution"
         return own
 
@@ -123,14 +123,14 @@ class Marker:
         bound = {i for i, word in enumerate(words) if own[i] is not None or not self._is_apart(word)}
         order = range(1, len(words))
         for i, j in [*((i - 1, i) for i in order), *((i, i - 1) for i in reversed(order))]:
-            near = _between(words[i], words[j], vertical=reading.line.vertical) <= _ONE * reading.line.thickness
+            near = _between(reading.line, words[i], words[j]) <= _ONE * reading.line.thickness
             if own[i] is not None and own[j] is None and {i, j} <= bound and near:
                 own[j] = "unknown-text"
         return own
 
     def _is_apart(self, word: Word) -> bool:
         """Say whether a word names a field, whose value follows, or is a technical one, surely read."""
-        plain = word.text.lower().strip(".,;()[]")
+        plain = _plain(word.text)
         if plain.endswith((":", "=", "#")):
             return True
         telling = any(plain in self.words.kinds[kind] for kind in ("institution", "staff", "street", "particle", "degree"))
@@ -149,24 +149,32 @@ class Marker:
         return reason
 
 
+def _plain(text: str) -> str:
+    return text.lower().strip(".,;()[]")
+
+
+def _span(line: Line, place: Place) -> tuple[int, int]:
+    """Where a place begins and ends along its line."""
+    return (place.y, place.bottom) if line.vertical else (place.x, place.right)
+
+
 def _fits(reading: Reading, word: Word) -> bool:
     """Say whether a word is about as long as its letters are wide; two letters do not fill a line."""
-    along = word.h if reading.line.vertical else word.w
-    return along <= (_WIDE * max(1, len(word.text)) + 1) * reading.line.thickness
+    begin, end = _span(reading.line, word)
+    return end - begin <= (_WIDE * max(1, len(word.text)) + 1) * reading.line.thickness
 
 
-def _between(one: Place, other: Place, *, vertical: bool) -> int:
+def _between(line: Line, one: Place, other: Place) -> int:
     """Pixels between two words of a line, along it."""
-    if vertical:
-        return max(one.y, other.y) - min(one.bottom, other.bottom)
-    return max(one.x, other.x) - min(one.right, other.right)
+    (begin, end), (start, stop) = _span(line, one), _span(line, other)
+    return max(begin, start) - min(end, stop)
 
 
 def _to_the_end(line: Line, found: Sequence[Mark]) -> list[Mark]:
     """Let the first and the last word that go reach beyond the line: it is sometimes seen a little short, and so are they."""
     beyond = int(_SHORT * line.thickness)
-    first = min(found, key=lambda mark: mark.place.y if line.vertical else mark.place.x)
-    last = max(found, key=lambda mark: mark.place.bottom if line.vertical else mark.place.right)
+    first = min(found, key=lambda mark: _span(line, mark.place)[0])
+    last = max(found, key=lambda mark: _span(line, mark.place)[1])
     ended: list[Mark] = []
     for mark in found:
         place = mark.place
@@ -184,10 +192,8 @@ def _to_the_end(line: Line, found: Sequence[Mark]) -> list[Mark]:
 def _unsaid(reading: Reading, found: Sequence[Mark]) -> list[Place]:
     """Give the parts of a line that no word accounts for: what was seen there and not read may be anything."""
     line, extent = reading.line, reading.extent
-    along = (line.y, line.bottom) if line.vertical else (line.x, line.right)
-    spans = sorted(
-        (mark.place.y, mark.place.bottom) if line.vertical else (mark.place.x, mark.place.right) for mark in found
-    )
+    along = _span(line, line)
+    spans = sorted(_span(line, mark.place) for mark in found)
     gaps: list[tuple[int, int]] = []
     at, least = along[0], _EDGE * line.thickness
     for begin, end in (*spans, (along[1], along[1])):
